@@ -1,0 +1,203 @@
+//! What goes where in an exchange: boxes, made once per shape, and the tensors that they cut, given at each call.
+
+use core::marker::PhantomData;
+
+use crate::device::{Device, StridedCopy};
+use crate::error::{Error, Result};
+use crate::tensor::{Element, View, ViewMut};
+
+/// A box inside a 4-D tensor, in elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Region {
+    /// Its first index along each axis.
+    pub offset: [usize; 4],
+    /// Its length along each axis.
+    pub extent: [usize; 4],
+}
+
+impl Region {
+    fn fits(&self, shape: [usize; 4]) -> bool {
+        (0..4).all(|axis| {
+            self.offset[axis].checked_add(self.extent[axis]).is_some_and(|end| end <= shape[axis])
+        })
+    }
+
+    /// Distance of the first element from the tensor's base, in elements. Zero for an empty box.
+    fn start(&self, strides: [usize; 4]) -> usize {
+        if self.extent.contains(&0) {
+            return 0;
+        }
+        (0..4).map(|axis| self.offset[axis] * strides[axis]).sum()
+    }
+}
+
+/// A box that goes to a rank or comes from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Section {
+    /// The other rank (or this one: then it is a copy).
+    pub peer: usize,
+    /// The box, in the source if it goes, in the destination if it comes.
+    pub region: Region,
+}
+
+/// One rank's part in an exchange of one tensor: what goes to each rank and where what comes from each belongs.
+///
+/// The n-th box that rank p sends to rank r is the n-th that r receives from p; both have the same extent.
+/// A plan holds no addresses and no strides: those are the tensors' own, given at each call, so that a plan serves
+/// every layout and every call of one shape.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExchangePlan {
+    /// Boxes of the source.
+    pub sends: Vec<Section>,
+    /// Boxes of the destination.
+    pub receives: Vec<Section>,
+}
+
+impl ExchangePlan {
+    /// Adds a box that goes to `peer`.
+    pub fn send(&mut self, peer: usize, offset: [usize; 4], extent: [usize; 4]) {
+        self.sends.push(Section { peer, region: Region { offset, extent } });
+    }
+
+    /// Adds a box that comes from `peer`.
+    pub fn receive(&mut self, peer: usize, offset: [usize; 4], extent: [usize; 4]) {
+        self.receives.push(Section { peer, region: Region { offset, extent } });
+    }
+}
+
+/// A plan and the two tensors that it is carried out on, their element type forgotten.
+pub struct Transfer<'a, D> {
+    plan: &'a ExchangePlan,
+    source: Strided,
+    destination: Strided,
+    tensors: PhantomData<(&'a u8, &'a mut u8, fn() -> D)>,
+}
+
+/// A tensor without its type and its borrow.
+#[derive(Clone, Copy, Debug)]
+struct Strided {
+    base: *mut u8,
+    strides: [usize; 4],
+    item: usize,
+}
+
+// SAFETY: the addresses are those of a `View` and a `ViewMut` of elements that are `Send` and `Sync`.
+unsafe impl<D> Send for Transfer<'_, D> {}
+// SAFETY: as above; through a shared transfer nothing is written (`copies` only describes writes).
+unsafe impl<D> Sync for Transfer<'_, D> {}
+
+impl<'a, D: Device> Transfer<'a, D> {
+    /// Binds a plan to tensors.
+    ///
+    /// # Errors
+    /// If a box of the plan lies outside its tensor.
+    pub fn new<T: Element>(
+        plan: &'a ExchangePlan,
+        source: View<'a, T, D>,
+        destination: ViewMut<'a, T, D>,
+    ) -> Result<Self> {
+        let check = |sections: &[Section], shape: [usize; 4], what: &str| match sections
+            .iter()
+            .find(|s| !s.region.fits(shape))
+        {
+            None => Ok(()),
+            Some(s) => Err(Error::Plan(format!(
+                "the {what} box {:?} of peer {} lies outside shape {shape:?}",
+                s.region, s.peer
+            ))),
+        };
+        check(&plan.sends, source.shape(), "sent")?;
+        check(&plan.receives, destination.shape(), "received")?;
+        let item = size_of::<T>();
+        Ok(Self {
+            plan,
+            source: Strided { base: source.base().as_ptr().cast(), strides: source.strides(), item },
+            destination: Strided {
+                base: destination.base().as_ptr().cast(),
+                strides: destination.strides(),
+                item,
+            },
+            tensors: PhantomData,
+        })
+    }
+
+    /// The plan.
+    pub const fn plan(&self) -> &'a ExchangePlan {
+        self.plan
+    }
+
+    /// Adds to `copies` what rank `me`, whose transfer this is, must copy out of the same transfer of rank `peer`.
+    ///
+    /// Soundness rests on both constructors: every box of a plan lies inside its tensor, so the copies read elements
+    /// of the peer's source and write elements of this destination. Whoever makes the copies must see to it that
+    /// both tensors are still lent.
+    ///
+    /// # Errors
+    /// If the boxes of the two plans do not pair off.
+    pub(crate) fn copies_from(
+        &self,
+        me: usize,
+        theirs: &Self,
+        peer: usize,
+        copies: &mut Vec<StridedCopy>,
+    ) -> Result<()> {
+        let mut sent = theirs.plan.sends.iter().filter(|s| s.peer == me);
+        let mut received = self.plan.receives.iter().filter(|s| s.peer == peer);
+        loop {
+            let (from, to) = match (sent.next(), received.next()) {
+                (None, None) => return Ok(()),
+                (Some(from), Some(to))
+                    if from.region.extent == to.region.extent
+                        && theirs.source.item == self.destination.item =>
+                {
+                    (from.region, to.region)
+                }
+                (from, to) => {
+                    let extent = |s: Option<&Section>| s.map(|s| s.region.extent);
+                    return Err(Error::Plan(format!(
+                        "rank {peer} sends {:?} to rank {me}, which expects {:?}",
+                        extent(from),
+                        extent(to)
+                    )));
+                }
+            };
+            let (source, destination) = (theirs.source, self.destination);
+            copies.push(StridedCopy {
+                source: source.base.cast_const().wrapping_add(from.start(source.strides) * source.item),
+                destination: destination.base.wrapping_add(to.start(destination.strides) * destination.item),
+                item: destination.item,
+                extent: to.extent,
+                source_strides: source.strides,
+                destination_strides: destination.strides,
+            });
+        }
+    }
+}
+
+impl<D> core::fmt::Debug for Transfer<'_, D> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Transfer").field("plan", self.plan).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Cpu;
+
+    #[test]
+    fn a_box_outside_its_tensor_is_refused() {
+        let (from, mut to) = ([0.0_f32; 8], [0.0_f32; 8]);
+        let mut plan = ExchangePlan::default();
+        plan.send(0, [0, 1, 0, 0], [1, 2, 2, 2]);
+        let source = View::new(&from, [1, 2, 2, 2]).unwrap();
+        let error =
+            Transfer::<Cpu>::new(&plan, source, ViewMut::new(&mut to, [1, 2, 2, 2]).unwrap()).unwrap_err();
+        assert!(error.to_string().contains("the sent box"), "{error}");
+        let mut plan = ExchangePlan::default();
+        plan.receive(0, [0, 0, 0, 0], [1, 2, 2, 3]);
+        assert!(Transfer::<Cpu>::new(&plan, source, ViewMut::new(&mut to, [1, 2, 2, 2]).unwrap()).is_err());
+        plan.receives[0].region = Region { offset: [usize::MAX, 0, 0, 0], extent: [2, 1, 1, 1] };
+        assert!(Transfer::<Cpu>::new(&plan, source, ViewMut::new(&mut to, [1, 2, 2, 2]).unwrap()).is_err());
+    }
+}

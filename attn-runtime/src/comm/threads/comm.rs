@@ -1,0 +1,263 @@
+//! One rank's end of a group of threads.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::group::{Call, Group, Lent, Publication};
+use super::health::Health;
+use crate::comm::{Communicator, KeyValue, Signature, Traffic, Transfer};
+use crate::device::{Cpu, Device, Scope, StridedCopy};
+use crate::error::{Error, Result};
+use crate::tensor::Element;
+
+/// A rank in a group of threads of this process. Made by [`World`](crate::World).
+///
+/// Clones are handles of the same rank: use them one at a time.
+pub struct ThreadComm<D: Device = Cpu> {
+    end: Arc<End<D>>,
+}
+
+/// What the handles of one rank in one group share.
+struct End<D: Device> {
+    group: Arc<Group>,
+    rank: usize,
+    life: Arc<Life<D>>,
+    busy: AtomicBool,
+    bytes: AtomicU64,
+    collectives: AtomicU64,
+    /// Reused from call to call.
+    copies: Mutex<Vec<StridedCopy>>,
+}
+
+// SAFETY: the addresses in `copies` are only used within the call that put them there.
+unsafe impl<D: Device> Send for End<D> {}
+// SAFETY: as above; the vector is behind a mutex.
+unsafe impl<D: Device> Sync for End<D> {}
+
+/// A rank's presence in the world: it ends when the last handle of any of its groups is dropped.
+struct Life<D: Device> {
+    health: Arc<Health>,
+    rank: usize,
+    queue: D::Queue,
+}
+
+impl<D: Device> Drop for Life<D> {
+    fn drop(&mut self) {
+        self.health.end(self.rank);
+    }
+}
+
+impl<D: Device> Clone for ThreadComm<D> {
+    fn clone(&self) -> Self {
+        Self { end: Arc::clone(&self.end) }
+    }
+}
+
+impl<D: Device> ThreadComm<D> {
+    pub(super) fn new(group: Arc<Group>, rank: usize, queue: D::Queue) -> Self {
+        let life = Arc::new(Life { health: Arc::clone(&group.health), rank: group.members[rank], queue });
+        Self::in_group(group, rank, life)
+    }
+
+    fn in_group(group: Arc<Group>, rank: usize, life: Arc<Life<D>>) -> Self {
+        let end = End {
+            group,
+            rank,
+            life,
+            busy: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+            collectives: AtomicU64::new(0),
+            copies: Mutex::new(Vec::new()),
+        };
+        Self { end: Arc::new(end) }
+    }
+
+    pub(super) fn health(&self) -> &Arc<Health> {
+        &self.end.life.health
+    }
+
+    /// Runs one collective: publish, meet, compare, `body`, meet. Any error but the world's own becomes the world's,
+    /// before this rank withdraws.
+    fn collective<R>(
+        &self,
+        call: Call,
+        lent: Lent,
+        body: impl FnOnce(&Publication<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let end = &*self.end;
+        end.collectives.fetch_add(1, Ordering::Relaxed);
+        let publication = end.group.publish(end.rank, call, lent);
+        let outcome = (|| {
+            publication.meet()?;
+            publication.agree()?;
+            let value = body(&publication)?;
+            publication.meet()?;
+            Ok(value)
+        })();
+        if let Err(error) = &outcome {
+            let rank = self.end.life.rank;
+            let (rank, shown) = match error {
+                Error::RanksDisagree { rank, .. } => (end.group.members[*rank], error.clone()),
+                own => (rank, Error::RankFailed { rank, message: own.to_string() }),
+            };
+            end.life.health.fail(rank, shown);
+        }
+        outcome
+    }
+
+    /// Marks this rank as inside a collective.
+    fn enter(&self) -> Result<Inside<'_>> {
+        if self.end.busy.swap(true, Ordering::Acquire) {
+            return Err(Error::Reentrant);
+        }
+        Ok(Inside(&self.end.busy))
+    }
+}
+
+/// Clears the mark on the way out.
+struct Inside<'c>(&'c AtomicBool);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
+    }
+}
+
+impl<D: Device> Communicator for ThreadComm<D> {
+    type Device = D;
+
+    fn rank(&self) -> usize {
+        self.end.rank
+    }
+
+    fn size(&self) -> usize {
+        self.end.group.members.len()
+    }
+
+    fn queue(&self) -> Result<D::Queue> {
+        Ok(self.end.life.queue.clone())
+    }
+
+    fn split(&self, color: usize, key: usize) -> Result<Self> {
+        let _inside = self.enter()?;
+        let (rank, group) = (self.end.rank, &self.end.group);
+        let (rank, child) = self.collective(Call::Split, Lent::Split { color, key }, |publication| {
+            let numbers = publication.split_numbers();
+            let mut members: Vec<usize> =
+                (0..numbers.len()).filter(|&member| numbers[member].0 == color).collect();
+            members.sort_by_key(|&member| (numbers[member].1, member));
+            let place = members.iter().position(|&member| member == rank).unwrap_or_default();
+            let child =
+                publication.child(color, || members.iter().map(|&member| group.members[member]).collect());
+            Ok((place, child))
+        })?;
+        group.forget_children();
+        Ok(Self::in_group(child, rank, Arc::clone(&self.end.life)))
+    }
+
+    fn exchange(
+        &self,
+        scope: Scope<'_, D>,
+        signature: &Signature,
+        transfers: &mut [Transfer<'_, D>],
+    ) -> Result<()> {
+        let _inside = self.enter()?;
+        let (me, size) = (self.rank(), self.size());
+        let transfers: &[Transfer<'_, D>] = transfers;
+        let mut copies = self.end.copies.lock().unwrap_or_else(PoisonError::into_inner);
+        copies.clear();
+        if size == 1 {
+            self.end.collectives.fetch_add(1, Ordering::Relaxed);
+            for transfer in transfers {
+                transfer.copies_from(0, transfer, 0, &mut copies)?;
+            }
+            // SAFETY: the boxes lie inside the transfers' own tensors, which are lent for this call, the destination
+            // exclusively.
+            return unsafe { D::copy(scope.queue(), &copies) };
+        }
+        // Peers read what this rank's queue has written.
+        D::synchronize(scope.queue())?;
+        let lent = Lent::Address(transfers.as_ptr().cast());
+        self.collective(Call::Exchange(*signature, transfers.len()), lent, |publication| {
+            let reading = publication.read()?;
+            let mut bytes = 0;
+            // Start with the next rank, so that not all read from the same one at once.
+            for peer in (0..size).map(|hop| (me + 1 + hop) % size) {
+                let address: *const Transfer<'_, D> = reading.address(peer)?.cast();
+                for (index, mine) in transfers.iter().enumerate() {
+                    // SAFETY: the peer made the same call (`agree`), so `address` is that of as many transfers of
+                    // the same device, which stay while `reading` lives.
+                    let theirs = unsafe { &*address.add(index) };
+                    let before = copies.len();
+                    mine.copies_from(me, theirs, peer, &mut copies)?;
+                    if peer != me {
+                        bytes += copies[before..].iter().map(StridedCopy::bytes).sum::<usize>();
+                    }
+                }
+            }
+            // SAFETY: the sources lie inside tensors that the peers lend while `reading` lives, the destinations
+            // inside those that this rank's caller lends exclusively.
+            unsafe { D::copy(scope.queue(), &copies) }?;
+            D::synchronize(scope.queue())?;
+            self.end.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            Ok(())
+        })
+    }
+
+    fn rotate<T: Element>(
+        &self,
+        scope: Scope<'_, D>,
+        signature: &Signature,
+        block: KeyValue<'_, T, D>,
+        mut visit: impl FnMut(usize, KeyValue<'_, T, D>) -> Result<()>,
+    ) -> Result<()> {
+        let _inside = self.enter()?;
+        if signature.dtype != T::DTYPE {
+            return Err(Error::Plan(format!(
+                "a signature of {} for a block of {}",
+                signature.dtype,
+                T::DTYPE
+            )));
+        }
+        let (me, size) = (self.rank(), self.size());
+        if size == 1 {
+            self.end.collectives.fetch_add(1, Ordering::Relaxed);
+            return visit(0, block);
+        }
+        D::synchronize(scope.queue())?;
+        self.collective(Call::Rotate(*signature), Lent::Address((&raw const block).cast()), |publication| {
+            let reading = publication.read()?;
+            for hop in 0..size {
+                let owner = (me + size - hop) % size;
+                // SAFETY: the peer made the same call with the same element type (`agree` compares it, and it was
+                // checked above), so the address is that of a `KeyValue` of this type, which stays while `reading`
+                // lives. The copy made here keeps the tensors' addresses only; `visit` cannot keep it.
+                let theirs = unsafe { *reading.address(owner)?.cast::<KeyValue<'_, T, D>>() };
+                if owner != me {
+                    let elements = theirs.key.shape().iter().product::<usize>()
+                        + theirs.value.shape().iter().product::<usize>();
+                    self.end.bytes.fetch_add((elements * size_of::<T>()) as u64, Ordering::Relaxed);
+                }
+                visit(owner, theirs)?;
+            }
+            D::synchronize(scope.queue())
+        })
+    }
+
+    fn traffic(&self) -> Traffic {
+        Traffic {
+            bytes: self.end.bytes.load(Ordering::Relaxed),
+            collectives: self.end.collectives.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl<D: Device> std::fmt::Debug for ThreadComm<D> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ThreadComm")
+            .field("rank", &self.rank())
+            .field("size", &self.size())
+            .field("world_rank", &self.end.life.rank)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,178 @@
+//! Scratch memory that is reused from call to call and only ever grows.
+
+use core::cell::{Cell, UnsafeCell};
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::tensor::{Element, ViewMut, contiguous_strides, volume};
+
+/// What every tensor taken from an arena is aligned to, in bytes.
+const ALIGN: usize = 64;
+
+/// A growing block of device memory from which a call takes its scratch tensors.
+///
+/// A call opens a [`Scope`], which takes tensors one after the other; the next scope starts over. When a call needs
+/// more than there is, the arena adds a block; the next scope joins all blocks into one. So a sequence of like calls
+/// allocates in its first two and never again.
+pub struct Arena<D: Device> {
+    blocks: UnsafeCell<Vec<Block<D>>>,
+    /// How much of the last block is taken, in bytes.
+    used: Cell<usize>,
+}
+
+struct Block<D: Device> {
+    memory: D::Memory,
+    bytes: usize,
+}
+
+impl<D: Device> Default for Arena<D> {
+    fn default() -> Self {
+        Self { blocks: UnsafeCell::new(Vec::new()), used: Cell::new(0) }
+    }
+}
+
+impl<D: Device> Arena<D> {
+    /// Starts over: everything taken before is free again.
+    ///
+    /// # Errors
+    /// If several blocks could not be joined into one.
+    pub fn open<'a>(&'a mut self, queue: &'a D::Queue) -> Result<Scope<'a, D>> {
+        self.used.set(0);
+        let blocks = self.blocks.get_mut();
+        if blocks.len() > 1 {
+            // Work queued by earlier calls may still use the blocks that are about to go.
+            D::synchronize(queue)?;
+            let bytes = blocks.iter().map(|block| block.bytes).sum();
+            blocks.clear();
+            blocks.push(Block { memory: D::allocate(queue, bytes)?, bytes });
+        }
+        Ok(Scope { queue, arena: self })
+    }
+
+    /// Bytes held.
+    pub fn bytes(&mut self) -> usize {
+        self.blocks.get_mut().iter().map(|block| block.bytes).sum()
+    }
+}
+
+/// One call's access to its device: the queue, and scratch tensors that live until the call ends.
+pub struct Scope<'a, D: Device> {
+    queue: &'a D::Queue,
+    arena: &'a Arena<D>,
+}
+
+impl<D: Device> Clone for Scope<'_, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Device> Copy for Scope<'_, D> {}
+
+impl<'a, D: Device> Scope<'a, D> {
+    /// The queue on which the call's work goes.
+    pub const fn queue(&self) -> &'a D::Queue {
+        self.queue
+    }
+
+    /// Takes a dense row-major tensor of scratch memory, aligned to 64 bytes. Its contents are arbitrary values.
+    ///
+    /// # Errors
+    /// If the arena had to grow and could not.
+    pub fn take<T: Element>(&self, shape: [usize; 4]) -> Result<ViewMut<'a, T, D>> {
+        const { assert!(align_of::<T>() <= ALIGN, "elements are aligned at most to 64 bytes") };
+        let bytes = volume::<T>(shape)?
+            .checked_mul(size_of::<T>())
+            .and_then(|bytes| bytes.checked_next_multiple_of(ALIGN));
+        let bytes = bytes.ok_or(Error::TooLarge { shape, dtype: T::DTYPE })?;
+        let arena = self.arena;
+        // SAFETY: `Arena` is not `Sync`, and no reference into the vector outlives this function, so this one is
+        // alone. Growing moves the `Memory` handles, not the memory (the contract of `Device`).
+        let blocks = unsafe { &mut *arena.blocks.get() };
+        let room = blocks.last().map_or(0, |block| block.bytes - arena.used.get());
+        if room < bytes {
+            let size = bytes.max(blocks.last().map_or(0, |block| block.bytes));
+            blocks.push(Block { memory: D::allocate(self.queue, size)?, bytes: size });
+            arena.used.set(0);
+        }
+        let offset = arena.used.get();
+        let base = match blocks.last() {
+            // SAFETY: `offset + bytes` is at most the block's size, by the lines above.
+            Some(block) => unsafe { D::base(&block.memory).add(offset) },
+            None => core::ptr::NonNull::<u64>::dangling().cast(),
+        };
+        arena.used.set(offset + bytes);
+        // SAFETY: the range belongs to a block that lives as long as the borrow `'a` of the arena (blocks are only
+        // dropped by `open`, which borrows it anew), is zeroed or holds earlier values, is aligned to 64 since
+        // blocks are and sizes are rounded up, and no other tensor gets it until the arena is opened again.
+        Ok(unsafe { ViewMut::from_raw_parts(base.cast(), shape, contiguous_strides(shape)) })
+    }
+}
+
+// SAFETY: an arena may move to another thread with the memory it owns; `Memory` is `Send`.
+unsafe impl<D: Device> Send for Arena<D> {}
+
+impl<D: Device> core::fmt::Debug for Arena<D> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Arena")
+            .field("device", &D::NAME)
+            .field("used", &self.used.get())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<D: Device> core::fmt::Debug for Scope<'_, D> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Scope").field("arena", &self.arena).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::cpu::{Cpu, CpuQueue};
+
+    fn queue() -> CpuQueue {
+        CpuQueue::new(1).unwrap()
+    }
+
+    #[test]
+    fn tensors_of_one_scope_do_not_overlap() {
+        let queue = queue();
+        let mut arena = Arena::<Cpu>::default();
+        let scope = arena.open(&queue).unwrap();
+        let mut ranges: Vec<(usize, usize)> = (1..20)
+            .map(|n| {
+                let view = scope.take::<f32>([1, n, 3, 7]).unwrap();
+                let start = view.base().as_ptr() as usize;
+                assert_eq!(start % ALIGN, 0);
+                (start, start + n * 21 * 4)
+            })
+            .collect();
+        ranges.sort_unstable();
+        assert!(ranges.windows(2).all(|pair| pair[0].1 <= pair[1].0));
+    }
+
+    #[test]
+    fn like_calls_stop_growing() {
+        let queue = queue();
+        let mut arena = Arena::<Cpu>::default();
+        let mut sizes = Vec::new();
+        for _ in 0..5 {
+            let scope = arena.open(&queue).unwrap();
+            for n in [100, 3, 5000, 17] {
+                scope.take::<f32>([1, 1, n, 8]).unwrap();
+            }
+            sizes.push(arena.bytes());
+        }
+        assert_eq!(sizes[1..], [sizes[1]; 4]);
+    }
+
+    #[test]
+    fn empty_tensors_are_fine() {
+        let queue = queue();
+        let mut arena = Arena::<Cpu>::default();
+        let scope = arena.open(&queue).unwrap();
+        assert_eq!(scope.take::<f32>([0, 1, 1, 1]).unwrap().shape(), [0, 1, 1, 1]);
+    }
+}

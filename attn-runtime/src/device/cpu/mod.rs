@@ -1,0 +1,51 @@
+//! The host processor: heap memory, and a team of threads as its queue.
+
+mod copy;
+mod memory;
+mod team;
+
+pub use memory::CpuMemory;
+pub use team::CpuQueue;
+
+use core::ptr::NonNull;
+
+use crate::device::{Device, StridedCopy};
+use crate::error::Result;
+
+/// The host processor.
+#[derive(Clone, Copy, Debug)]
+pub struct Cpu;
+
+impl Cpu {
+    /// Allocates zeroed memory; the processor needs no queue for it.
+    pub(crate) fn allocate_bytes(bytes: usize) -> Result<CpuMemory> {
+        CpuMemory::zeroed(bytes)
+    }
+}
+
+// SAFETY: `CpuMemory` is a heap block of the size asked for, zeroed, aligned to 64, and freed when dropped.
+unsafe impl Device for Cpu {
+    const NAME: &'static str = "cpu";
+    type Queue = CpuQueue;
+    type Memory = CpuMemory;
+
+    fn allocate(_: &CpuQueue, bytes: usize) -> Result<CpuMemory> {
+        CpuMemory::zeroed(bytes)
+    }
+
+    fn base(memory: &CpuMemory) -> NonNull<u8> {
+        memory.base()
+    }
+
+    unsafe fn copy(_: &CpuQueue, copies: &[StridedCopy]) -> Result<()> {
+        for copy in copies {
+            // SAFETY: the caller's contract is that of `strided`.
+            unsafe { copy::strided(copy) };
+        }
+        Ok(())
+    }
+
+    fn synchronize(_: &CpuQueue) -> Result<()> {
+        Ok(())
+    }
+}

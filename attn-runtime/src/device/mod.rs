@@ -1,0 +1,57 @@
+//! Devices: where tensors live, where kernels queue, and the one primitive that moves data inside a device.
+
+mod arena;
+mod copy;
+pub mod cpu;
+
+pub use arena::{Arena, Scope};
+pub use copy::StridedCopy;
+pub(crate) use copy::copy_tensor;
+pub use cpu::Cpu;
+
+use core::ptr::NonNull;
+
+use crate::error::Result;
+
+/// A kind of memory and the queue that orders work on it.
+///
+/// # Safety
+/// [`allocate`](Self::allocate) must return memory of at least `bytes` bytes, zeroed, aligned to 64, that stays
+/// where [`base`](Self::base) says, untouched by anybody else, until the [`Memory`](Self::Memory) is dropped (also
+/// while the `Memory` itself is moved).
+pub unsafe trait Device: Sized + 'static {
+    /// The device's name, for messages.
+    const NAME: &'static str;
+
+    /// What orders work: a team of threads, a CUDA stream. Clones are handles of the same queue.
+    type Queue: Clone + Send + Sync + 'static;
+
+    /// An allocation, freed when dropped.
+    type Memory: Send + Sync + 'static;
+
+    /// Allocates zeroed memory.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    fn allocate(queue: &Self::Queue, bytes: usize) -> Result<Self::Memory>;
+
+    /// The address of an allocation's first byte.
+    fn base(memory: &Self::Memory) -> NonNull<u8>;
+
+    /// Makes a batch of strided copies, in the order of the queue.
+    ///
+    /// # Safety
+    /// Each copy's source elements must be initialised memory that this device can read and nobody writes, its
+    /// destination elements memory that nobody else touches, until the queue has passed the call; no destination may
+    /// overlap a source of the batch.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    unsafe fn copy(queue: &Self::Queue, copies: &[StridedCopy]) -> Result<()>;
+
+    /// Waits until everything queued has happened.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn synchronize(queue: &Self::Queue) -> Result<()>;
+}

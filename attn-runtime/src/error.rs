@@ -1,0 +1,208 @@
+//! What can go wrong, with the numbers in it.
+
+use crate::tensor::DType;
+
+/// The result of everything here that can fail.
+pub type Result<T, E = Error> = core::result::Result<T, E>;
+
+/// An error of this crate. Messages name the numbers at fault and, where there is one, the cure.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A tensor's shape is not what the call needs.
+    #[error("`{tensor}` has shape {found:?}, expected {expected}")]
+    Shape {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its shape, in the caller's layout.
+        found: [usize; 4],
+        /// What would have been right.
+        expected: String,
+    },
+
+    /// A tensor has an axis of length zero.
+    #[error("`{tensor}` has shape {found:?}: an axis of length 0 leaves nothing to attend")]
+    Empty {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its shape, in the caller's layout.
+        found: [usize; 4],
+    },
+
+    /// A buffer is too short for the shape and strides that were to be laid over it.
+    #[error("shape {shape:?} with strides {strides:?} needs {needed} elements, the buffer holds {found}")]
+    Bounds {
+        /// The shape asked for.
+        shape: [usize; 4],
+        /// Distance between neighbours of each axis, in elements.
+        strides: [usize; 4],
+        /// How many elements these reach.
+        needed: usize,
+        /// How many there are.
+        found: usize,
+    },
+
+    /// A shape whose number of bytes does not fit the address space.
+    #[error("shape {shape:?} of {dtype} is more than this machine can address")]
+    TooLarge {
+        /// The shape asked for.
+        shape: [usize; 4],
+        /// The element type.
+        dtype: DType,
+    },
+
+    /// An allocation failed.
+    #[error("could not allocate {bytes} bytes of {device} memory")]
+    OutOfMemory {
+        /// The device's name.
+        device: &'static str,
+        /// How many bytes were asked for.
+        bytes: usize,
+    },
+
+    /// Key and value heads that do not divide the query heads.
+    #[error(transparent)]
+    KvGroup(#[from] attn_plan::KvGroupError),
+
+    /// Heads that the strategy's degree does not divide.
+    #[error(transparent)]
+    HeadSplit(#[from] attn_plan::HeadSplitError),
+
+    /// A number that the attribute fixed, and a tensor or group that differs.
+    #[error("the attribute says `{key} = {declared}`, but this call has {found}")]
+    Declared {
+        /// The attribute's key.
+        key: &'static str,
+        /// Its value there.
+        declared: String,
+        /// The value met.
+        found: String,
+    },
+
+    /// `strategy = "none"` on a group of several ranks.
+    #[error(
+        "strategy `none` runs on one rank, this group has {ranks}: use one rank, or a strategy that shards the \
+         sequence (`ulysses`, `ring`)"
+    )]
+    NotParallel {
+        /// The size of the group.
+        ranks: usize,
+    },
+
+    /// Some, but not all, of `joint_query`, `joint_key`, `joint_value`.
+    #[error(
+        "joint tensors come together: `joint_query` is {query}, `joint_key` is {key}, `joint_value` is {value}"
+    )]
+    JointIncomplete {
+        /// `given` or `missing`.
+        query: &'static str,
+        /// `given` or `missing`.
+        key: &'static str,
+        /// `given` or `missing`.
+        value: &'static str,
+    },
+
+    /// A mask that has no meaning together with joint tensors.
+    #[error(
+        "a {mask} mask cannot be combined with joint tensors: the joint tokens have no position among the others"
+    )]
+    JointMask {
+        /// The mask's name.
+        mask: &'static str,
+    },
+
+    /// A configuration that the group or the offered strategies cannot give.
+    #[error("{0}")]
+    Configuration(String),
+
+    /// A plan's region that lies outside its tensor, or parts of a plan that do not fit each other.
+    #[error("exchange plan: {0}")]
+    Plan(String),
+
+    /// A softmax scale that is not a finite number.
+    #[error("softmax scale {0} is not a finite number")]
+    Scale(f32),
+
+    /// Ranks of one group made different calls.
+    #[error("rank {rank} differs from its group: it called {theirs}, where {others} called {expected}")]
+    RanksDisagree {
+        /// The rank that differs (in the group; the lowest, if several do).
+        rank: usize,
+        /// What it called.
+        theirs: String,
+        /// Who called what most ranks called.
+        others: String,
+        /// What most ranks called.
+        expected: String,
+    },
+
+    /// A rank returned an error or gave up inside a collective call.
+    #[error("rank {rank} failed: {message}")]
+    RankFailed {
+        /// The rank, numbered in the world.
+        rank: usize,
+        /// What it said.
+        message: String,
+    },
+
+    /// A rank panicked.
+    #[error("rank {rank} panicked: {message}")]
+    RankPanicked {
+        /// The rank, numbered in the world.
+        rank: usize,
+        /// The panic's message.
+        message: String,
+    },
+
+    /// A rank ended while others still waited for it.
+    #[error(
+        "rank {rank} has ended, but {operation} (collective number {sequence} of its group) waits for it"
+    )]
+    RankLeft {
+        /// The rank, numbered in the world.
+        rank: usize,
+        /// The collective that waits.
+        operation: String,
+        /// The collective's number, counted per group from 1.
+        sequence: u64,
+    },
+
+    /// A collective's deadline passed.
+    #[error(
+        "{operation} (collective number {sequence} of its group) passed its deadline of {seconds} s: ranks \
+         {missing:?} had not arrived"
+    )]
+    Deadline {
+        /// The collective that waited.
+        operation: String,
+        /// The collective's number, counted per group from 1.
+        sequence: u64,
+        /// The deadline in seconds.
+        seconds: f64,
+        /// The ranks missing, numbered in the world.
+        missing: Vec<usize>,
+    },
+
+    /// A collective was called while another one of the same rank and group was under way.
+    #[error("a collective was called from inside another one of the same group")]
+    Reentrant,
+
+    /// A group or team size that cannot be.
+    #[error("{what} must be at least 1")]
+    ZeroSize {
+        /// What was zero.
+        what: &'static str,
+    },
+
+    /// The operating system would start no thread.
+    #[error("could not start a thread: {0}")]
+    Thread(String),
+}
+
+impl Error {
+    /// A pipeline was asked for a strategy that it does not offer.
+    #[doc(hidden)]
+    pub fn unknown_choice(choice: usize, offered: &[&str]) -> Self {
+        Self::Configuration(format!("there is no strategy number {choice} among {}", offered.join(", ")))
+    }
+}

@@ -1,0 +1,125 @@
+//! Masks by position, as a kernel sees them.
+
+use core::ops::Range;
+
+/// The keys that a query may attend, as a range of offsets: query `i` attends key `j` if `lo <= j - i <= hi`.
+///
+/// No mask, causal masks, sliding windows, sequences of unlike lengths and the blocks of a ring all are bands, so a
+/// kernel needs no other notion of a mask by position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Band {
+    /// The smallest offset.
+    pub lo: i64,
+    /// The largest offset.
+    pub hi: i64,
+}
+
+/// How a band covers a block of queries and keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cover {
+    /// No query of the block attends any of its keys.
+    Skip,
+    /// Every query attends every key.
+    Full,
+    /// Some do.
+    Partial,
+}
+
+impl Band {
+    /// Every query attends every key.
+    pub const FULL: Self = Self { lo: -Self::FAR, hi: Self::FAR };
+
+    /// Farther than any offset of two positions, and small enough to be shifted without overflow.
+    const FAR: i64 = i64::MAX / 4;
+
+    /// Queries attend the keys up to their own position; the last query is at the last key's.
+    pub const fn causal(seq_q: usize, seq_k: usize) -> Self {
+        Self { lo: -Self::FAR, hi: seq_k as i64 - seq_q as i64 }
+    }
+
+    /// The same band seen from a block whose first query is query `query` and whose first key is key `key`.
+    #[must_use]
+    pub const fn from_block(self, query: usize, key: usize) -> Self {
+        let shift = query as i64 - key as i64;
+        Self { lo: Self::bounded(self.lo, shift), hi: Self::bounded(self.hi, shift) }
+    }
+
+    /// `offset + shift`, where an offset that stands for infinity stays so.
+    const fn bounded(offset: i64, shift: i64) -> i64 {
+        if offset <= -Self::FAR || offset >= Self::FAR { offset } else { offset + shift }
+    }
+
+    /// How the band covers a block.
+    pub const fn cover(self, queries: &Range<usize>, keys: &Range<usize>) -> Cover {
+        if queries.start >= queries.end || keys.start >= keys.end {
+            return Cover::Skip;
+        }
+        let least = keys.start as i64 - (queries.end as i64 - 1);
+        let most = keys.end as i64 - 1 - queries.start as i64;
+        if most < self.lo || least > self.hi || self.lo > self.hi {
+            Cover::Skip
+        } else if self.lo <= least && most <= self.hi {
+            Cover::Full
+        } else {
+            Cover::Partial
+        }
+    }
+
+    /// Which of `keys` query `query` attends.
+    pub fn keys_of(self, query: usize, keys: &Range<usize>) -> Range<usize> {
+        let query = query as i64;
+        let start = (query + self.lo).clamp(keys.start as i64, keys.end as i64) as usize;
+        let end = (query + self.hi + 1).clamp(start as i64, keys.end as i64) as usize;
+        start..end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn cover_and_rows_agree_with_the_definition(
+            lo in -12_i64..12, hi in -12_i64..12, q in 0_usize..8, nq in 1_usize..8, k in 0_usize..8, nk in 1_usize..8,
+        ) {
+            let band = Band { lo, hi };
+            let (queries, keys) = (q..q + nq, k..k + nk);
+            let attends = |i: usize, j: usize| lo <= j as i64 - i as i64 && j as i64 - i as i64 <= hi;
+            let mut count = 0;
+            for i in queries.clone() {
+                let row = band.keys_of(i, &keys);
+                for j in keys.clone() {
+                    prop_assert_eq!(row.contains(&j), attends(i, j));
+                    count += usize::from(attends(i, j));
+                }
+            }
+            // A band is a diagonal stripe: it can touch the corners' range of offsets without meeting the block only
+            // where it is empty.
+            match band.cover(&queries, &keys) {
+                Cover::Skip => prop_assert_eq!(count, 0),
+                Cover::Full => prop_assert_eq!(count, nq * nk),
+                Cover::Partial => prop_assert!(count > 0 && count < nq * nk),
+            }
+        }
+
+        #[test]
+        fn a_block_sees_the_same_band(
+            hi in -9_i64..9, q in 0_usize..9, k in 0_usize..9, i in 0_usize..9, j in 0_usize..9,
+        ) {
+            for band in [Band { lo: hi - 3, hi }, Band { lo: Band::FULL.lo, hi }, Band::FULL] {
+                let inside = band.keys_of(q + i, &(0..30)).contains(&(k + j));
+                prop_assert_eq!(band.from_block(q, k).keys_of(i, &(0..30)).contains(&j), inside);
+            }
+        }
+    }
+
+    #[test]
+    fn causal_ends_at_the_last_key() {
+        let band = Band::causal(3, 5);
+        assert_eq!(band.keys_of(2, &(0..5)), 0..5);
+        assert_eq!(band.keys_of(0, &(0..5)), 0..3);
+        assert_eq!(Band::causal(5, 3).keys_of(1, &(0..3)), 0..0);
+    }
+}

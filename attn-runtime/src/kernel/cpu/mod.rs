@@ -1,0 +1,9 @@
+//! Kernels for the host processor: portable, in fp32 whatever the element type.
+
+mod exp;
+#[cfg(feature = "flash")]
+mod flash;
+mod rows;
+#[cfg(feature = "sdpa")]
+mod sdpa;
+mod state;

@@ -1,0 +1,116 @@
+//! Kernels: softmax(Q K^T * scale) V on one device. A kernel never communicates and knows of no strategy.
+
+mod band;
+mod state;
+
+pub mod cpu;
+
+pub use band::{Band, Cover};
+pub use state::CarriedState;
+
+use crate::comm::KeyValue;
+use crate::device::{Device, Scope};
+use crate::error::Result;
+use crate::tensor::{Element, View, ViewMut};
+
+/// One kernel call: tensors on one device, axes `[batch, seq, heads, head_dim]`.
+///
+/// Query head `h` attends with key and value head `h / (heads / kv_heads)`.
+pub struct AttentionCall<'a, T, D> {
+    /// `[batch, seq_q, heads, head_dim]`.
+    pub query: View<'a, T, D>,
+    /// Two of `[batch, seq_k, kv_heads, head_dim]`.
+    pub keys: KeyValue<'a, T, D>,
+    /// Keys that every query attends, besides `keys`. Only a strategy's adapter round the kernel meets them; a
+    /// kernel of its own never does.
+    pub joint: Option<KeyValue<'a, T, D>>,
+    /// Which keys a query may attend, by the offset of their indices.
+    pub band: Band,
+    /// What the products of queries and keys are multiplied with.
+    pub scale: f32,
+    /// `[batch, seq_q, heads, head_dim]`.
+    pub out: ViewMut<'a, T, D>,
+    /// Log-sum-exp of each row, natural logarithm: `[batch, seq_q, heads, 1]`.
+    pub lse: Option<ViewMut<'a, f32, D>>,
+}
+
+/// Softmax attention on device `D` for elements `T`.
+///
+/// The caller has checked the shapes: batch and head_dim agree, `kv_heads` divides `heads`, keys and values have one
+/// shape, the outputs are as large as the query. A query that may attend no key gets zeros and an LSE of -inf. A NaN
+/// among the values that a query attends reaches its output, and no other query's.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no attention kernel for this device and element type",
+    label = "does not implement `AttentionKernel<{D}, {T}>`",
+    note = "the kernel's device must be the communicator's `Device`: a CPU kernel cannot run under a communicator of another device"
+)]
+pub trait AttentionKernel<D: Device, T: Element> {
+    /// Computes one call.
+    ///
+    /// # Errors
+    /// If the kernel cannot do what is asked, or the device reports an error.
+    fn forward(&self, scope: Scope<'_, D>, call: &mut AttentionCall<'_, T, D>) -> Result<()>;
+}
+
+/// A kernel that can go on from a partial result: what ring needs of it.
+///
+/// The state of a row is what FlashAttention carries (Dao et al. 2022, algorithm 1): the largest scaled product so
+/// far, the sum of the exponentials relative to it, and the output not yet divided by that sum, all in fp32. A ring
+/// hop is one more [`step`](Self::step) on the same state; the division and the cast to the output type happen once,
+/// in [`finish`](Self::finish).
+#[diagnostic::on_unimplemented(
+    message = "kernel `{Self}` cannot carry its state from hop to hop",
+    label = "does not implement `CarriesState<{D}, {T}>`, which this strategy needs",
+    note = "use `flash` or `sdpa`, or a strategy that calls the kernel once, such as `ulysses`"
+)]
+pub trait CarriesState<D: Device, T: Element>: AttentionKernel<D, T> {
+    /// Takes one more block of keys into the state. `band` is relative to the block's own indices.
+    ///
+    /// # Errors
+    /// As [`AttentionKernel::forward`].
+    fn step(
+        &self,
+        scope: Scope<'_, D>,
+        query: View<'_, T, D>,
+        keys: KeyValue<'_, T, D>,
+        band: Band,
+        scale: f32,
+        state: &mut CarriedState<'_, D>,
+    ) -> Result<()>;
+
+    /// Divides, casts and writes the output and, if asked, the log-sum-exp.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn finish(
+        &self,
+        scope: Scope<'_, D>,
+        state: CarriedState<'_, D>,
+        out: ViewMut<'_, T, D>,
+        lse: Option<ViewMut<'_, f32, D>>,
+    ) -> Result<()>;
+
+    /// Takes the memory for the state of `[batch, seq_q, heads, head_dim]` queries and marks every row as having
+    /// attended nothing.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    fn begin<'a>(&self, scope: Scope<'a, D>, query: [usize; 4]) -> Result<CarriedState<'a, D>>;
+}
+
+impl<D: Device, T: Element, K: AttentionKernel<D, T>> AttentionKernel<D, T> for &K {
+    #[inline]
+    fn forward(&self, scope: Scope<'_, D>, call: &mut AttentionCall<'_, T, D>) -> Result<()> {
+        (**self).forward(scope, call)
+    }
+}
+
+/// Plain attention: every product of a row, then its softmax, then its output. Exact exponentials; any mask.
+#[cfg(feature = "sdpa")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sdpa;
+
+/// Tiled attention with online softmax: blocks of keys that no query of a tile may attend are skipped.
+#[cfg(feature = "flash")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Flash;

@@ -1,0 +1,194 @@
+//! Pre-attention, kernel, post-attention: one type for each combination.
+
+use core::marker::PhantomData;
+use core::time::Duration;
+use std::time::Instant;
+
+use crate::comm::Communicator;
+use crate::device::{Device, Scope};
+use crate::error::{Error, Result};
+use crate::kernel::AttentionKernel;
+use crate::spec::AttentionSpec;
+use crate::strategy::{AttentionRequest, ParallelAttentionStrategy};
+use crate::tensor::{Element, TensorLayout};
+
+/// What an attribute generates: one [`Pipeline`], or an enum of several between which start-up chooses.
+pub trait AttentionPipeline<C: Communicator, T: Element>: Sized {
+    /// The strategies' names, in the attribute's order.
+    const OFFERED: &'static [&'static str];
+
+    /// The order of the axes in the caller's tensors.
+    const LAYOUT: TensorLayout;
+
+    /// Opens the `choice`-th of the offered strategies. Collective.
+    ///
+    /// # Errors
+    /// As [`ParallelAttentionStrategy::open`].
+    fn open(choice: usize, group: C, spec: &AttentionSpec) -> Result<Self>;
+
+    /// The name of the strategy that is open.
+    fn name(&self) -> &'static str;
+
+    /// Its group.
+    fn communicator(&self) -> &C;
+
+    /// Runs one call.
+    ///
+    /// # Errors
+    /// If a stage fails.
+    fn run<'a>(
+        &mut self,
+        scope: Scope<'a, C::Device>,
+        request: AttentionRequest<'a, T, C::Device>,
+        clock: &mut Clock,
+    ) -> Result<()>;
+}
+
+/// A strategy and a kernel, monomorphised.
+#[derive(Debug)]
+pub struct Pipeline<S, K, C, T> {
+    strategy: S,
+    kernel: K,
+    types: PhantomData<fn(&C, T)>,
+}
+
+impl<S, K, C, T> Pipeline<S, K, C, T>
+where
+    S: ParallelAttentionStrategy<K, C, T>,
+    C: Communicator,
+    T: Element,
+{
+    /// Puts a strategy round a kernel.
+    pub const fn new(strategy: S, kernel: K) -> Self {
+        Self { strategy, kernel, types: PhantomData }
+    }
+}
+
+impl<S, K, C, T> AttentionPipeline<C, T> for Pipeline<S, K, C, T>
+where
+    S: ParallelAttentionStrategy<K, C, T>,
+    K: Default,
+    C: Communicator,
+    T: Element,
+{
+    const OFFERED: &'static [&'static str] = &[S::NAME];
+    const LAYOUT: TensorLayout = S::LAYOUT;
+
+    fn open(_: usize, group: C, spec: &AttentionSpec) -> Result<Self> {
+        Ok(Self::new(S::open(group, spec)?, K::default()))
+    }
+
+    fn name(&self) -> &'static str {
+        S::NAME
+    }
+
+    fn communicator(&self) -> &C {
+        self.strategy.communicator()
+    }
+
+    #[inline]
+    fn run<'a>(
+        &mut self,
+        scope: Scope<'a, C::Device>,
+        request: AttentionRequest<'a, T, C::Device>,
+        clock: &mut Clock,
+    ) -> Result<()> {
+        let Self { strategy, kernel, .. } = self;
+        clock.start();
+        let (mut call, context) = strategy.pre_attention(scope, request)?;
+        clock.lap::<C::Device>(scope, |phases| &mut phases.pre)?;
+        strategy.kernel(kernel).forward(scope, &mut call)?;
+        clock.lap::<C::Device>(scope, |phases| &mut phases.kernel)?;
+        strategy.post_attention(scope, call, context)?;
+        clock.lap::<C::Device>(scope, |phases| &mut phases.post)
+    }
+}
+
+/// Time spent in each part of the pipeline, on this rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Phases {
+    /// Resharding before the kernel.
+    pub pre: Duration,
+    /// The kernel, and for ring the hops between its steps.
+    pub kernel: Duration,
+    /// Resharding after it.
+    pub post: Duration,
+    /// Calls counted.
+    pub calls: u64,
+}
+
+/// Measures phases, when asked to.
+#[derive(Debug, Default)]
+pub struct Clock {
+    /// When the present phase began; absent while nothing is measured.
+    since: Option<Instant>,
+    running: bool,
+    phases: Phases,
+}
+
+impl Clock {
+    /// Starts or stops measuring.
+    pub(crate) const fn enable(&mut self, enable: bool) {
+        self.running = enable;
+        self.since = None;
+    }
+
+    /// What was measured so far.
+    pub(crate) const fn phases(&self) -> Phases {
+        self.phases
+    }
+
+    fn start(&mut self) {
+        if self.running {
+            self.since = Some(Instant::now());
+            self.phases.calls += 1;
+        }
+    }
+
+    /// Ends a phase. Only while measuring does this wait for the queue.
+    fn lap<D: Device>(
+        &mut self,
+        scope: Scope<'_, D>,
+        phase: impl Fn(&mut Phases) -> &mut Duration,
+    ) -> Result<()> {
+        if let Some(since) = self.since {
+            D::synchronize(scope.queue())?;
+            let now = Instant::now();
+            *phase(&mut self.phases) += now.duration_since(since);
+            self.since = Some(now);
+        }
+        Ok(())
+    }
+}
+
+/// The pipeline of an attribute that did not compile: it stands in, so that the attribute's own error is the only one.
+#[doc(hidden)]
+#[derive(Debug)]
+pub enum Unbuilt {}
+
+impl<C: Communicator, T: Element> AttentionPipeline<C, T> for Unbuilt {
+    const OFFERED: &'static [&'static str] = &[];
+    const LAYOUT: TensorLayout = TensorLayout::Bshd;
+
+    fn open(choice: usize, _: C, _: &AttentionSpec) -> Result<Self> {
+        Err(Error::unknown_choice(choice, &[]))
+    }
+
+    fn name(&self) -> &'static str {
+        match *self {}
+    }
+
+    fn communicator(&self) -> &C {
+        match *self {}
+    }
+
+    fn run<'a>(
+        &mut self,
+        _: Scope<'a, C::Device>,
+        _: AttentionRequest<'a, T, C::Device>,
+        _: &mut Clock,
+    ) -> Result<()> {
+        match *self {}
+    }
+}

@@ -1,0 +1,289 @@
+//! A rank's door: checks a call, brings it to the crate's own order of axes, and runs the pipeline.
+
+use crate::comm::{Communicator, KeyValue, Traffic};
+use crate::device::{Arena, Device};
+use crate::error::{Error, Result};
+use crate::metadata::{AttentionMetadata, Mask, Outputs};
+use crate::pipeline::{AttentionPipeline, Clock, Phases};
+use crate::spec::AttentionSpec;
+use crate::strategy::{AttentionRequest, Joint, ParallelConfig, build_parallel_attention_strategy};
+use crate::tensor::{Element, Tensor, TensorLayout, View};
+
+/// Attention with a pipeline round it: what `#[parallel_attention(..)]` implements for a struct.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no parallel attention for communicator `{C}` and elements `{T}`",
+    note = "put `#[parallel_attention(strategy = \"..\")]` on the struct"
+)]
+pub trait ParallelAttention<C: Communicator, T: Element>: Sized {
+    /// The generated pipeline.
+    type Pipeline: AttentionPipeline<C, T>;
+
+    /// What the attribute fixed.
+    const SPEC: AttentionSpec;
+
+    /// Attention of this rank's queries to every rank's keys, written into `outputs`. Collective. Allocates nothing
+    /// once a shape has been seen.
+    ///
+    /// Shapes, in the attribute's layout (here `[batch, seq, heads, head_dim]`), with `P` ranks: query
+    /// `[b, s_q/P, h, d]`, key and value `[b, s_k/P, h_kv, d]`, output as the query, or `[b, joint + s_q/P, h, d]`
+    /// with joint tokens.
+    ///
+    /// # Errors
+    /// If shapes disagree with each other, the attribute or the strategy; if ranks call differently, fail, or pass
+    /// the communicator's deadline.
+    fn attend_into<'a>(
+        &self,
+        session: &'a mut Session<Self, C, T>,
+        query: impl Into<View<'a, T, C::Device>>,
+        key: impl Into<View<'a, T, C::Device>>,
+        value: impl Into<View<'a, T, C::Device>>,
+        metadata: &AttentionMetadata<'a, T, C::Device>,
+        outputs: impl Into<Outputs<'a, T, C::Device>>,
+    ) -> Result<()> {
+        session.attend_into(query.into(), key.into(), value.into(), metadata, outputs.into())
+    }
+
+    /// [`attend_into`](Self::attend_into) a tensor that it allocates, and nothing else once a shape has been seen.
+    ///
+    /// # Errors
+    /// As `attend_into`.
+    fn attend<'a>(
+        &self,
+        session: &'a mut Session<Self, C, T>,
+        query: impl Into<View<'a, T, C::Device>>,
+        key: impl Into<View<'a, T, C::Device>>,
+        value: impl Into<View<'a, T, C::Device>>,
+        metadata: &AttentionMetadata<'a, T, C::Device>,
+    ) -> Result<Tensor<T, C::Device>> {
+        session.attend(query.into(), key.into(), value.into(), metadata)
+    }
+}
+
+/// One rank's session of an attention struct `A`: its group, its workspace, its queue. Opened once, at start-up; the
+/// struct itself may be shared between ranks.
+pub struct Session<A: ParallelAttention<C, T>, C: Communicator, T: Element> {
+    pipeline: A::Pipeline,
+    queue: <C::Device as Device>::Queue,
+    arena: Arena<C::Device>,
+    clock: Clock,
+}
+
+impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
+    /// Opens a session on a group. Collective.
+    ///
+    /// # Errors
+    /// If the attribute offers several strategies (use [`open_with`](Self::open_with)), or its strategy cannot run on
+    /// this group.
+    pub fn open(group: C) -> Result<Self> {
+        Self::open_with(group, &ParallelConfig::default())
+    }
+
+    /// Opens a session with the strategy that a configuration asks for. Collective.
+    ///
+    /// # Errors
+    /// If it asks for what the attribute does not offer or the group cannot give.
+    pub fn open_with(group: C, config: &ParallelConfig) -> Result<Self> {
+        let queue = group.queue()?;
+        let pipeline = build_parallel_attention_strategy::<A::Pipeline, C, T>(config, group, &A::SPEC)?;
+        Ok(Self { pipeline, queue, arena: Arena::default(), clock: Clock::default() })
+    }
+
+    /// The strategy's name.
+    pub fn strategy(&self) -> &'static str {
+        self.pipeline.name()
+    }
+
+    /// The group.
+    pub fn communicator(&self) -> &C {
+        self.pipeline.communicator()
+    }
+
+    /// The queue on which this rank works.
+    pub const fn queue(&self) -> &<C::Device as Device>::Queue {
+        &self.queue
+    }
+
+    /// Starts or stops measuring the phases of calls. While it measures, each phase waits for the queue.
+    pub const fn measure_phases(&mut self, measure: bool) {
+        self.clock.enable(measure);
+    }
+
+    /// What was measured so far.
+    pub const fn phases(&self) -> Phases {
+        self.clock.phases()
+    }
+
+    /// What this rank has moved so far.
+    pub fn traffic(&self) -> Traffic {
+        self.communicator().traffic()
+    }
+
+    /// Bytes of workspace held.
+    pub fn workspace_bytes(&mut self) -> usize {
+        self.arena.bytes()
+    }
+
+    fn attend<'a>(
+        &'a mut self,
+        query: View<'a, T, C::Device>,
+        key: View<'a, T, C::Device>,
+        value: View<'a, T, C::Device>,
+        metadata: &AttentionMetadata<'a, T, C::Device>,
+    ) -> Result<Tensor<T, C::Device>> {
+        let mut shape = query.shape();
+        if let Some(joint) = metadata.joint_query {
+            let seq = A::Pipeline::LAYOUT.order()[1];
+            shape[seq] = shape[seq].saturating_add(joint.shape()[seq]);
+        }
+        let mut out = Tensor::zeros(&self.queue, shape)?;
+        self.attend_into(query, key, value, metadata, Outputs::from(&mut out))?;
+        Ok(out)
+    }
+
+    #[inline]
+    fn attend_into(
+        &mut self,
+        query: View<'_, T, C::Device>,
+        key: View<'_, T, C::Device>,
+        value: View<'_, T, C::Device>,
+        metadata: &AttentionMetadata<'_, T, C::Device>,
+        outputs: Outputs<'_, T, C::Device>,
+    ) -> Result<()> {
+        let request = admit(A::Pipeline::LAYOUT, &A::SPEC, query, key, value, metadata, outputs)?;
+        let Self { pipeline, queue, arena, clock } = self;
+        pipeline.run(arena.open(queue)?, request, clock)
+    }
+}
+
+impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> core::fmt::Debug for Session<A, C, T> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Session").field("strategy", &self.strategy()).finish_non_exhaustive()
+    }
+}
+
+/// Checks a call against itself and the attribute, and brings it to `[batch, seq, heads, head_dim]` order.
+fn admit<'a, T: Element, D: Device>(
+    layout: TensorLayout,
+    spec: &AttentionSpec,
+    query: View<'a, T, D>,
+    key: View<'a, T, D>,
+    value: View<'a, T, D>,
+    metadata: &AttentionMetadata<'a, T, D>,
+    outputs: Outputs<'a, T, D>,
+) -> Result<AttentionRequest<'a, T, D>> {
+    let check = Check { layout };
+    let (query, key, value) = (query.permuted(layout), key.permuted(layout), value.permuted(layout));
+    let [batch, tokens, heads, head_dim] = query.shape();
+    let [_, keys, kv_heads, _] = key.shape();
+    check.not_empty("query", query.shape())?;
+    check.not_empty("key", key.shape())?;
+    check.is("key", key.shape(), [batch, keys, kv_heads, head_dim], "the query's batch and head_dim")?;
+    check.is("value", value.shape(), key.shape(), "the key's shape")?;
+    attn_plan::check_kv_group(heads, kv_heads)?;
+    for (key, declared, found) in [
+        ("heads", spec.heads, heads),
+        ("kv_heads", spec.kv_heads, kv_heads),
+        ("head_dim", spec.head_dim, head_dim),
+    ] {
+        if let Some(declared) = declared.filter(|declared| *declared != found) {
+            return Err(Error::Declared { key, declared: declared.to_string(), found: found.to_string() });
+        }
+    }
+    let scale = match (spec.scale, metadata.scale) {
+        (Some(fixed), Some(asked)) if fixed != asked => {
+            let found = format!("metadata that asks for {asked}");
+            return Err(Error::Declared { key: "scale", declared: fixed.to_string(), found });
+        }
+        (fixed, asked) => fixed.or(asked).unwrap_or_else(|| 1.0 / (head_dim as f32).sqrt()),
+    };
+    if !scale.is_finite() {
+        return Err(Error::Scale(scale));
+    }
+    let mask = match (spec.mask, metadata.mask) {
+        (Some(fixed), Some(asked)) if fixed != asked => {
+            let found = format!("metadata that asks for `{}`", asked.name());
+            return Err(Error::Declared { key: "mask", declared: format!("\"{}\"", fixed.name()), found });
+        }
+        (fixed, asked) => fixed.or(asked).unwrap_or_default(),
+    };
+    let joint = joint(check, metadata, query.shape(), key.shape(), mask)?;
+    let rows = joint.map_or(Some(tokens), |joint| joint.query.shape()[1].checked_add(tokens));
+    let rows = rows.ok_or(Error::TooLarge { shape: query.shape(), dtype: T::DTYPE })?;
+    let out = outputs.out.permuted(layout);
+    let what =
+        if joint.is_some() { "the query's shape, longer by the joint tokens" } else { "the query's shape" };
+    check.is("out", out.shape(), [batch, rows, heads, head_dim], what)?;
+    let lse = match outputs.lse {
+        None => None,
+        Some(lse) if lse.shape() == [batch, heads, rows] => Some(lse.into_canonical()),
+        Some(lse) => {
+            let [b, h, s] = lse.shape();
+            let expected = format!("{:?} (batch, heads, seq of the output)", [batch, heads, rows, 1]);
+            return Err(Error::Shape { tensor: "lse", found: [b, h, s, 1], expected });
+        }
+    };
+    Ok(AttentionRequest { query, keys: KeyValue { key, value }, joint, mask, scale, out, lse })
+}
+
+/// Checks the joint tensors of a call.
+fn joint<'a, T: Element, D: Device>(
+    check: Check,
+    metadata: &AttentionMetadata<'a, T, D>,
+    query: [usize; 4],
+    key: [usize; 4],
+    mask: Mask,
+) -> Result<Option<Joint<'a, T, D>>> {
+    let (joint_query, joint_key, joint_value) =
+        match (metadata.joint_query, metadata.joint_key, metadata.joint_value) {
+            (None, None, None) => return Ok(None),
+            (Some(query), Some(key), Some(value)) => {
+                (query.permuted(check.layout), key.permuted(check.layout), value.permuted(check.layout))
+            }
+            (query, key, value) => {
+                let said = |given: bool| if given { "given" } else { "missing" };
+                let (query, key, value) = (said(query.is_some()), said(key.is_some()), said(value.is_some()));
+                return Err(Error::JointIncomplete { query, key, value });
+            }
+        };
+    if mask != Mask::None {
+        return Err(Error::JointMask { mask: mask.name() });
+    }
+    let [batch, _, heads, head_dim] = query;
+    let tokens = joint_query.shape()[1];
+    check.not_empty("joint_query", joint_query.shape())?;
+    check.is(
+        "joint_query",
+        joint_query.shape(),
+        [batch, tokens, heads, head_dim],
+        "the query's shape in all but seq",
+    )?;
+    let expected = [batch, tokens, key[2], head_dim];
+    check.is("joint_key", joint_key.shape(), expected, "joint_query's seq, the key's shape in all else")?;
+    check.is("joint_value", joint_value.shape(), expected, "joint_key's shape")?;
+    let keys = KeyValue { key: joint_key, value: joint_value };
+    Ok(Some(Joint { query: joint_query, keys, strategy: metadata.joint_strategy }))
+}
+
+/// Speaks of shapes in the caller's layout.
+#[derive(Clone, Copy)]
+struct Check {
+    layout: TensorLayout,
+}
+
+impl Check {
+    fn not_empty(self, tensor: &'static str, shape: [usize; 4]) -> Result<()> {
+        if shape.contains(&0) {
+            return Err(Error::Empty { tensor, found: self.layout.permute(shape) });
+        }
+        Ok(())
+    }
+
+    fn is(self, tensor: &'static str, found: [usize; 4], expected: [usize; 4], what: &str) -> Result<()> {
+        if found != expected {
+            let (layout, expected) = (self.layout, self.layout.permute(expected));
+            let expected = format!("{expected:?} ({what}; axes are {layout})");
+            return Err(Error::Shape { tensor, found: layout.permute(found), expected });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! Strategies: how the sequence is resharded around the kernel.
+
+mod config;
+mod joint;
+mod none;
+mod request;
+mod ring;
+mod ulysses;
+
+pub use config::{ParallelConfig, build_parallel_attention_strategy};
+pub use none::{NoParallelAttention, NoParallelContext};
+pub use request::{AttentionRequest, Joint};
+pub use ring::{RingContext, RingParallelAttention, Rotate};
+pub use ulysses::{UlyssesContext, UlyssesParallelAttention};
+
+use crate::comm::Communicator;
+use crate::device::Scope;
+use crate::error::Result;
+use crate::kernel::{AttentionCall, AttentionKernel};
+use crate::spec::AttentionSpec;
+use crate::tensor::{Element, TensorLayout};
+
+/// What [`post_attention`](ParallelAttentionStrategy::post_attention) must know of
+/// [`pre_attention`](ParallelAttentionStrategy::pre_attention): a type of each strategy's own.
+pub trait ParallelAttentionContext {
+    /// The strategy's name.
+    fn name(&self) -> &'static str;
+}
+
+/// A communication strategy: what happens before and after the kernel, and what drives it.
+///
+/// The trait is open. A type of your own is written `struct Mine<C, const SCATTER: usize, const GATHER: usize>` and
+/// named in the attribute by its path. It is generic in the kernel `K`, so that an implementation can ask more of a
+/// kernel than that it computes, as ring asks that it carries state.
+///
+/// A call runs as three lines, the same for every strategy:
+///
+/// ```text
+/// let (mut call, context) = strategy.pre_attention(scope, request)?;
+/// strategy.kernel(&kernel).forward(scope, &mut call)?;
+/// strategy.post_attention(scope, call, context)?;
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no strategy for kernel `{K}` under communicator `{C}` on `{T}`",
+    note = "a strategy of your own implements `ParallelAttentionStrategy<K, C, T>`"
+)]
+pub trait ParallelAttentionStrategy<K, C: Communicator, T: Element>: Sized {
+    /// The strategy's name: `ulysses`.
+    const NAME: &'static str;
+
+    /// Whether it shards anything.
+    const ENABLED: bool;
+
+    /// The order of the axes in the caller's tensors.
+    const LAYOUT: TensorLayout;
+
+    /// What `post_attention` must know of `pre_attention`.
+    type Context<'a>: ParallelAttentionContext;
+
+    /// What stands in the kernel's place: the kernel itself, or an adapter round it.
+    type Driven<'a>: AttentionKernel<C::Device, T>
+    where
+        Self: 'a,
+        K: 'a;
+
+    /// Takes its group and makes what subgroups it needs. Collective; once per session.
+    ///
+    /// # Errors
+    /// If the group's size is not one that the strategy can use, or contradicts `spec`.
+    fn open(group: C, spec: &AttentionSpec) -> Result<Self>;
+
+    /// The group.
+    fn communicator(&self) -> &C;
+
+    /// Reshards for the kernel: what the kernel reads and where it writes.
+    ///
+    /// # Errors
+    /// If the request's shapes do not suit the strategy, or communication fails.
+    fn pre_attention<'a>(
+        &mut self,
+        scope: Scope<'a, C::Device>,
+        request: AttentionRequest<'a, T, C::Device>,
+    ) -> Result<(AttentionCall<'a, T, C::Device>, Self::Context<'a>)>;
+
+    /// What is called in the kernel's place.
+    fn kernel<'a>(&'a self, kernel: &'a K) -> Self::Driven<'a>;
+
+    /// Reshards what the kernel wrote into the caller's outputs.
+    ///
+    /// # Errors
+    /// If communication fails.
+    fn post_attention<'a>(
+        &mut self,
+        scope: Scope<'a, C::Device>,
+        call: AttentionCall<'a, T, C::Device>,
+        context: Self::Context<'a>,
+    ) -> Result<()>;
+}

@@ -1,0 +1,267 @@
+//! Ulysses: exchange sequence for heads before the kernel, and back after it.
+//!
+//! S. A. Jacobs et al., "DeepSpeed Ulysses: System Optimizations for Enabling Training of Extreme Long Sequence
+//! Transformer Models", 2023, arXiv:2309.14509, section 3.1. Joint tokens as in dual-stream transformers: their heads
+//! are sliced, not exchanged; their output is gathered on heads.
+
+use crate::comm::{Communicator, ExchangePlan, KeyValue, Signature, Transfer};
+use crate::device::{Device, Scope};
+use crate::error::{Error, Result};
+use crate::kernel::{AttentionCall, AttentionKernel};
+use crate::sequence::SequenceLayout;
+use crate::spec::AttentionSpec;
+use crate::strategy::joint::{part, place};
+use crate::strategy::{AttentionRequest, ParallelAttentionContext, ParallelAttentionStrategy};
+use crate::tensor::{Element, TensorLayout, ViewMut};
+
+const NAME: &str = "ulysses";
+
+/// How many shapes' plans are kept. More at once than a model has; the oldest goes first.
+const PLANS: usize = 32;
+
+/// Every rank holds a slice of the sequence outside the kernel, and computes a slice of the heads inside it.
+///
+/// With `P` ranks: query `[b, s/P, h, d]` becomes `[b, s, h/P, d]`, keys and values likewise; the output goes the
+/// other way. `P` must divide the query heads, and divide the key and value heads or be a multiple of them (then each
+/// of those goes to the `P / kv_heads` ranks that need it, and to no other).
+#[derive(Debug)]
+pub struct UlyssesParallelAttention<C, const SCATTER: usize = 2, const GATHER: usize = 1> {
+    group: C,
+    use_sync: bool,
+    plans: Vec<(Signature, Plans)>,
+}
+
+/// The exchanges of one shape.
+#[derive(Debug)]
+struct Plans {
+    query: SequenceLayout,
+    keys: SequenceLayout,
+    scatter_query: ExchangePlan,
+    scatter_keys: ExchangePlan,
+    gather_out: ExchangePlan,
+    gather_lse: ExchangePlan,
+}
+
+/// The way back.
+pub struct UlyssesContext<'a, T, D> {
+    /// Absent if the kernel wrote the caller's outputs itself.
+    back: Option<Back<'a, T, D>>,
+}
+
+struct Back<'a, T, D> {
+    signature: Signature,
+    /// Where the signature's plans stand.
+    plans: usize,
+    out: ViewMut<'a, T, D>,
+    lse: Option<ViewMut<'a, f32, D>>,
+}
+
+impl<T, D> ParallelAttentionContext for UlyssesContext<'_, T, D> {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+}
+
+impl<T, D> core::fmt::Debug for UlyssesContext<'_, T, D> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("UlyssesContext").field("exchanged", &self.back.is_some()).finish()
+    }
+}
+
+impl<K, C, T, const SCATTER: usize, const GATHER: usize> ParallelAttentionStrategy<K, C, T>
+    for UlyssesParallelAttention<C, SCATTER, GATHER>
+where
+    K: AttentionKernel<C::Device, T>,
+    C: Communicator,
+    T: Element,
+{
+    const NAME: &'static str = NAME;
+    const ENABLED: bool = true;
+    const LAYOUT: TensorLayout = TensorLayout::of::<SCATTER, GATHER>();
+    type Context<'a> = UlyssesContext<'a, T, C::Device>;
+    type Driven<'a>
+        = &'a K
+    where
+        K: 'a;
+
+    fn open(group: C, spec: &AttentionSpec) -> Result<Self> {
+        if let Some(heads) = spec.heads {
+            attn_plan::check_head_split(heads, spec.kv_heads.unwrap_or(heads), group.size())?;
+        }
+        Ok(Self { group, use_sync: spec.use_sync, plans: Vec::with_capacity(PLANS) })
+    }
+
+    fn communicator(&self) -> &C {
+        &self.group
+    }
+
+    fn pre_attention<'a>(
+        &mut self,
+        scope: Scope<'a, C::Device>,
+        request: AttentionRequest<'a, T, C::Device>,
+    ) -> Result<(AttentionCall<'a, T, C::Device>, Self::Context<'a>)> {
+        let (rank, ranks) = (self.group.rank(), self.group.size());
+        let band = request.band(ranks);
+        if ranks == 1 && request.joint.is_none() {
+            let AttentionRequest { query, keys, scale, out, lse, .. } = request;
+            return Ok((
+                AttentionCall { query, keys, joint: None, band, scale, out, lse },
+                UlyssesContext { back: None },
+            ));
+        }
+        let signature = request.signature(NAME, "pre_attention");
+        let index = self.plans(&request, signature)?;
+        let plans = &self.plans[index].1;
+
+        let [batch, _, _, head_dim] = request.query.shape();
+        let joint_tokens = request.joint_tokens();
+        let (heads, kv_heads) = (plans.query.heads(rank), plans.keys.kv_heads(rank));
+        let whole =
+            |layout: &SequenceLayout, heads: usize| [batch, joint_tokens + layout.seq(), heads, head_dim];
+        let mut query = scope.take(whole(&plans.query, heads.len()))?;
+        let mut key = scope.take(whole(&plans.keys, kv_heads.len()))?;
+        let mut value = scope.take(whole(&plans.keys, kv_heads.len()))?;
+        if let Some(joint) = request.joint {
+            let (query_start, _) = joint.strategy.starts(joint_tokens, plans.query.seq());
+            let (keys_start, _) = joint.strategy.starts(joint_tokens, plans.keys.seq());
+            place(scope, &mut query, query_start, part(joint.query, 0..joint_tokens, heads.clone())?)?;
+            place(scope, &mut key, keys_start, part(joint.keys.key, 0..joint_tokens, kv_heads.clone())?)?;
+            place(scope, &mut value, keys_start, part(joint.keys.value, 0..joint_tokens, kv_heads)?)?;
+        }
+        let mut transfers = [
+            Transfer::new(&plans.scatter_query, request.query, query.reborrow())?,
+            Transfer::new(&plans.scatter_keys, request.keys.key, key.reborrow())?,
+            Transfer::new(&plans.scatter_keys, request.keys.value, value.reborrow())?,
+        ];
+        self.group.exchange(scope, &signature, &mut transfers)?;
+        self.settle(scope)?;
+
+        let out = scope.take(query.shape())?;
+        let [batch, rows, heads, _] = out.shape();
+        let lse = request.lse.is_some().then(|| scope.take([batch, rows, heads, 1])).transpose()?;
+        let AttentionRequest { scale, out: final_out, lse: final_lse, .. } = request;
+        let call = AttentionCall {
+            query: query.into_view(),
+            keys: KeyValue { key: key.into_view(), value: value.into_view() },
+            joint: None,
+            band,
+            scale,
+            out,
+            lse,
+        };
+        let back = Back { signature, plans: index, out: final_out, lse: final_lse };
+        Ok((call, UlyssesContext { back: Some(back) }))
+    }
+
+    #[inline]
+    fn kernel<'a>(&'a self, kernel: &'a K) -> &'a K {
+        kernel
+    }
+
+    fn post_attention<'a>(
+        &mut self,
+        scope: Scope<'a, C::Device>,
+        call: AttentionCall<'a, T, C::Device>,
+        context: Self::Context<'a>,
+    ) -> Result<()> {
+        let Some(Back { signature, plans, out, lse }) = context.back else { return Ok(()) };
+        let signature = Signature { stage: "post_attention", ..signature };
+        let plans = &self.plans[plans].1;
+        let out = Transfer::new(&plans.gather_out, call.out.into_view(), out)?;
+        match (call.lse, lse) {
+            (Some(from), Some(to)) => {
+                let lse = Transfer::new(&plans.gather_lse, from.into_view(), to)?;
+                self.group.exchange(scope, &signature, &mut [out, lse])?;
+            }
+            _ => self.group.exchange(scope, &signature, &mut [out])?,
+        }
+        self.settle(scope)
+    }
+}
+
+impl<C: Communicator, const SCATTER: usize, const GATHER: usize>
+    UlyssesParallelAttention<C, SCATTER, GATHER>
+{
+    /// Where the plans of a request's shape stand; made if they are new.
+    fn plans<T: Element>(
+        &mut self,
+        request: &AttentionRequest<'_, T, C::Device>,
+        key: Signature,
+    ) -> Result<usize> {
+        if let Some(index) = self.plans.iter().position(|(other, _)| *other == key) {
+            return Ok(index);
+        }
+        let plans = Plans::new(self.group.rank(), self.group.size(), request)?;
+        if self.plans.len() == PLANS {
+            self.plans.remove(0);
+        }
+        self.plans.push((key, plans));
+        Ok(self.plans.len() - 1)
+    }
+
+    /// Waits for the queue, if the attribute asks for it.
+    fn settle(&self, scope: Scope<'_, C::Device>) -> Result<()> {
+        if self.use_sync { C::Device::synchronize(scope.queue()) } else { Ok(()) }
+    }
+}
+
+impl Plans {
+    fn new<T: Element, D>(rank: usize, ranks: usize, request: &AttentionRequest<'_, T, D>) -> Result<Self> {
+        let [_, seq_q, heads, head_dim] = request.query.shape();
+        let [batch, seq_k, kv_heads, _] = request.keys.key.shape();
+        let query = SequenceLayout::strict(ranks, seq_q, heads, kv_heads)?;
+        let keys = SequenceLayout::strict(ranks, seq_k, heads, kv_heads)?;
+        if batch.checked_mul(keys.seq()).is_none() {
+            return Err(Error::TooLarge { shape: request.keys.key.shape(), dtype: T::DTYPE });
+        }
+        let mut plans = Self {
+            scatter_query: ExchangePlan::default(),
+            scatter_keys: ExchangePlan::default(),
+            gather_out: ExchangePlan::default(),
+            gather_lse: ExchangePlan::default(),
+            query,
+            keys,
+        };
+        let (joint, order) = (request.joint_tokens(), request.joint_strategy());
+        let (joint_inside, tokens) = order.starts(joint, plans.query.seq());
+        let (joint_outside, _) = order.starts(joint, seq_q);
+        let (my_heads, my_kv_heads) = (plans.query.heads(rank), plans.keys.kv_heads(rank));
+        for peer in 0..ranks {
+            // The peer's heads of my positions go out; my heads of the peer's positions come in.
+            let (its_heads, its_kv_heads) = (plans.query.heads(peer), plans.keys.kv_heads(peer));
+            let (its_queries, its_keys) = (plans.query.positions(peer), plans.keys.positions(peer));
+            let scatter = &mut plans.scatter_query;
+            scatter.send(peer, [0, 0, its_heads.start, 0], [batch, seq_q, its_heads.len(), head_dim]);
+            scatter.receive(
+                peer,
+                [0, tokens + its_queries.start, 0, 0],
+                [batch, seq_q, my_heads.len(), head_dim],
+            );
+            let scatter = &mut plans.scatter_keys;
+            scatter.send(peer, [0, 0, its_kv_heads.start, 0], [batch, seq_k, its_kv_heads.len(), head_dim]);
+            scatter.receive(
+                peer,
+                [0, tokens + its_keys.start, 0, 0],
+                [batch, seq_k, my_kv_heads.len(), head_dim],
+            );
+            // The other way round; and the joint rows of my heads go to everybody.
+            for (gather, width) in [(&mut plans.gather_out, head_dim), (&mut plans.gather_lse, 1)] {
+                gather.send(
+                    peer,
+                    [0, tokens + its_queries.start, 0, 0],
+                    [batch, seq_q, my_heads.len(), width],
+                );
+                gather.receive(peer, [0, tokens, its_heads.start, 0], [batch, seq_q, its_heads.len(), width]);
+                if joint > 0 {
+                    gather.send(peer, [0, joint_inside, 0, 0], [batch, joint, my_heads.len(), width]);
+                    gather.receive(
+                        peer,
+                        [0, joint_outside, its_heads.start, 0],
+                        [batch, joint, its_heads.len(), width],
+                    );
+                }
+            }
+        }
+        Ok(plans)
+    }
+}

@@ -1,0 +1,356 @@
+//! Borrowed strided tensors.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use crate::device::{Cpu, Device};
+use crate::error::{Error, Result};
+use crate::tensor::shape::{reach, self_overlapping};
+use crate::tensor::{Element, TensorLayout, contiguous_strides};
+
+/// A tensor lent for reading: a base, a shape and strides in elements, on device `D`.
+///
+/// Invariant: every index inside the shape names an initialised element that nothing writes during `'a`.
+pub struct View<'a, T, D = Cpu> {
+    base: NonNull<T>,
+    shape: [usize; 4],
+    strides: [usize; 4],
+    lent: PhantomData<(&'a T, fn() -> D)>,
+}
+
+/// A tensor lent for writing: a base, a shape and strides in elements, on device `D`.
+///
+/// Invariant: every index inside the shape names an initialised element of its own, and nothing else touches
+/// any of them during `'a`.
+pub struct ViewMut<'a, T, D = Cpu> {
+    base: NonNull<T>,
+    shape: [usize; 4],
+    strides: [usize; 4],
+    lent: PhantomData<(&'a mut T, fn() -> D)>,
+}
+
+// SAFETY: a `View` is a shared borrow of elements, so it may go where `&T` may.
+unsafe impl<T: Sync, D> Send for View<'_, T, D> {}
+// SAFETY: as above.
+unsafe impl<T: Sync, D> Sync for View<'_, T, D> {}
+// SAFETY: a `ViewMut` is an exclusive borrow of elements, so it may go where `&mut T` may.
+unsafe impl<T: Send, D> Send for ViewMut<'_, T, D> {}
+// SAFETY: through `&ViewMut` elements can only be read.
+unsafe impl<T: Sync, D> Sync for ViewMut<'_, T, D> {}
+
+impl<T, D> Clone for View<'_, T, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, D> Copy for View<'_, T, D> {}
+
+impl<T, D> fmt::Debug for View<'_, T, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("View")
+            .field("shape", &self.shape)
+            .field("strides", &self.strides)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T, D> fmt::Debug for ViewMut<'_, T, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ViewMut")
+            .field("shape", &self.shape)
+            .field("strides", &self.strides)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, T: Element> View<'a, T, Cpu> {
+    /// A dense row-major tensor over `elements`.
+    ///
+    /// # Errors
+    /// If the shape needs more elements than there are.
+    pub fn new(elements: &'a [T], shape: [usize; 4]) -> Result<Self> {
+        Self::with_strides(elements, shape, contiguous_strides(shape))
+    }
+
+    /// A strided tensor over `elements`; strides count elements, and may be zero to repeat.
+    ///
+    /// # Errors
+    /// If shape and strides reach beyond `elements`.
+    pub fn with_strides(elements: &'a [T], shape: [usize; 4], strides: [usize; 4]) -> Result<Self> {
+        check_bounds(elements.len(), shape, strides)?;
+        // SAFETY: every index reaches inside `elements`, which is borrowed for `'a`.
+        Ok(unsafe { Self::from_raw_parts(non_null(elements.as_ptr().cast_mut()), shape, strides) })
+    }
+
+    /// The element at an index.
+    ///
+    /// # Panics
+    /// If the index is outside the shape.
+    #[inline]
+    pub fn at(&self, index: [usize; 4]) -> T {
+        let offset = offset_of(index, self.shape, self.strides);
+        // SAFETY: `offset_of` checked the index, so by the type's invariant the element may be read.
+        unsafe { self.base.add(offset).read() }
+    }
+}
+
+impl<'a, T, D> View<'a, T, D> {
+    /// A view of memory that this crate did not allocate.
+    ///
+    /// # Safety
+    /// For the whole of `'a`, every index inside `shape` must name an initialised element in memory of device `D`
+    /// that nobody writes, and `base` must be aligned.
+    pub const unsafe fn from_raw_parts(base: NonNull<T>, shape: [usize; 4], strides: [usize; 4]) -> Self {
+        Self { base, shape, strides, lent: PhantomData }
+    }
+
+    /// The address of index `[0, 0, 0, 0]`.
+    pub const fn base(&self) -> NonNull<T> {
+        self.base
+    }
+
+    /// The lengths of the four axes.
+    pub const fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    /// The distance between neighbours of each axis, in elements.
+    pub const fn strides(&self) -> [usize; 4] {
+        self.strides
+    }
+
+    /// The same elements with the axes in another layout's order. Costs nothing: strides move, elements do not.
+    #[must_use]
+    pub const fn permuted(self, layout: TensorLayout) -> Self {
+        Self {
+            base: self.base,
+            shape: layout.permute(self.shape),
+            strides: layout.permute(self.strides),
+            lent: PhantomData,
+        }
+    }
+
+    /// Part of one axis: `length` positions from `start`.
+    ///
+    /// # Errors
+    /// If the part reaches beyond the axis.
+    pub fn narrow(self, axis: usize, start: usize, length: usize) -> Result<Self> {
+        let (base, shape) = narrow(self.base, self.shape, self.strides, axis, start, length)?;
+        Ok(Self { base, shape, ..self })
+    }
+}
+
+impl<'a, T: Element> ViewMut<'a, T, Cpu> {
+    /// A dense row-major tensor over `elements`.
+    ///
+    /// # Errors
+    /// If the shape needs more elements than there are.
+    pub fn new(elements: &'a mut [T], shape: [usize; 4]) -> Result<Self> {
+        Self::with_strides(elements, shape, contiguous_strides(shape))
+    }
+
+    /// A strided tensor over `elements`; strides count elements.
+    ///
+    /// # Errors
+    /// If shape and strides reach beyond `elements`, or reach one element by two indices.
+    pub fn with_strides(elements: &'a mut [T], shape: [usize; 4], strides: [usize; 4]) -> Result<Self> {
+        check_bounds(elements.len(), shape, strides)?;
+        if self_overlapping(shape, strides) {
+            return Err(Error::Plan(format!(
+                "strides {strides:?} reach one element of shape {shape:?} twice: it cannot be written"
+            )));
+        }
+        // SAFETY: every index reaches its own element of `elements`, which is borrowed for `'a`.
+        Ok(unsafe { Self::from_raw_parts(non_null(elements.as_mut_ptr()), shape, strides) })
+    }
+}
+
+impl<'a, T, D> ViewMut<'a, T, D> {
+    /// A view of memory that this crate did not allocate.
+    ///
+    /// # Safety
+    /// For the whole of `'a`, every index inside `shape` must name an initialised element of its own, in memory of
+    /// device `D`, that nobody else reads or writes, and `base` must be aligned.
+    pub const unsafe fn from_raw_parts(base: NonNull<T>, shape: [usize; 4], strides: [usize; 4]) -> Self {
+        Self { base, shape, strides, lent: PhantomData }
+    }
+
+    /// The address of index `[0, 0, 0, 0]`.
+    pub const fn base(&self) -> NonNull<T> {
+        self.base
+    }
+
+    /// The lengths of the four axes.
+    pub const fn shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    /// The distance between neighbours of each axis, in elements.
+    pub const fn strides(&self) -> [usize; 4] {
+        self.strides
+    }
+
+    /// The same elements, lent for a shorter time.
+    pub const fn reborrow(&mut self) -> ViewMut<'_, T, D> {
+        ViewMut { base: self.base, shape: self.shape, strides: self.strides, lent: PhantomData }
+    }
+
+    /// The same elements, for reading.
+    pub const fn as_view(&self) -> View<'_, T, D> {
+        View { base: self.base, shape: self.shape, strides: self.strides, lent: PhantomData }
+    }
+
+    /// The same elements, for reading for as long as they were lent.
+    pub const fn into_view(self) -> View<'a, T, D> {
+        View { base: self.base, shape: self.shape, strides: self.strides, lent: PhantomData }
+    }
+
+    /// The same elements with the axes in another layout's order. Costs nothing: strides move, elements do not.
+    #[must_use]
+    pub const fn permuted(self, layout: TensorLayout) -> Self {
+        Self {
+            base: self.base,
+            shape: layout.permute(self.shape),
+            strides: layout.permute(self.strides),
+            lent: PhantomData,
+        }
+    }
+
+    /// Part of one axis: `length` positions from `start`.
+    ///
+    /// # Errors
+    /// If the part reaches beyond the axis.
+    pub fn narrow(self, axis: usize, start: usize, length: usize) -> Result<Self> {
+        let (base, shape) = narrow(self.base, self.shape, self.strides, axis, start, length)?;
+        Ok(Self { base, shape, ..self })
+    }
+}
+
+/// Where a kernel writes the log-sum-exp of each row: fp32, natural logarithm, `[batch, heads, seq]` in every
+/// tensor layout.
+pub struct LseMut<'a, D = Cpu>(ViewMut<'a, f32, D>);
+
+impl<'a> LseMut<'a, Cpu> {
+    /// A dense `[batch, heads, seq]` over `elements`.
+    ///
+    /// # Errors
+    /// If the shape needs more elements than there are.
+    pub fn new(elements: &'a mut [f32], [batch, heads, seq]: [usize; 3]) -> Result<Self> {
+        ViewMut::new(elements, [batch, heads, seq, 1]).map(Self)
+    }
+}
+
+impl<'a, D> LseMut<'a, D> {
+    /// Takes a view of `[batch, heads, seq, 1]`.
+    pub const fn from_view(view: ViewMut<'a, f32, D>) -> Self {
+        Self(view)
+    }
+
+    /// `[batch, heads, seq]`.
+    pub const fn shape(&self) -> [usize; 3] {
+        let [batch, heads, seq, _] = self.0.shape();
+        [batch, heads, seq]
+    }
+
+    /// As the pipeline sees it: `[batch, seq, heads, 1]`.
+    pub(crate) const fn into_canonical(self) -> ViewMut<'a, f32, D> {
+        self.0.permuted(TensorLayout::Bhsd)
+    }
+}
+
+impl<D> fmt::Debug for LseMut<'_, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("LseMut").field(&self.shape()).finish()
+    }
+}
+
+impl<'a, T, D: Device> From<ViewMut<'a, T, D>> for View<'a, T, D> {
+    fn from(view: ViewMut<'a, T, D>) -> Self {
+        view.into_view()
+    }
+}
+
+fn check_bounds(found: usize, shape: [usize; 4], strides: [usize; 4]) -> Result<()> {
+    match reach(shape, strides) {
+        Some(needed) if needed <= found => Ok(()),
+        needed => Err(Error::Bounds { shape, strides, needed: needed.unwrap_or(usize::MAX), found }),
+    }
+}
+
+fn non_null<T>(pointer: *mut T) -> NonNull<T> {
+    NonNull::new(pointer).unwrap_or(NonNull::dangling())
+}
+
+fn narrow<T>(
+    base: NonNull<T>,
+    mut shape: [usize; 4],
+    strides: [usize; 4],
+    axis: usize,
+    start: usize,
+    length: usize,
+) -> Result<(NonNull<T>, [usize; 4])> {
+    if axis >= 4 || start.checked_add(length).is_none_or(|end| end > shape[axis]) {
+        return Err(Error::Plan(format!(
+            "positions {start}..{start}+{length} of axis {axis} lie outside shape {shape:?}"
+        )));
+    }
+    shape[axis] = length;
+    if shape.contains(&0) {
+        return Ok((base, shape));
+    }
+    // SAFETY: the part is not empty, so its first element is an element of the whole.
+    Ok((unsafe { base.add(start * strides[axis]) }, shape))
+}
+
+#[inline]
+fn offset_of(index: [usize; 4], shape: [usize; 4], strides: [usize; 4]) -> usize {
+    let mut offset = 0;
+    for axis in 0..4 {
+        assert!(index[axis] < shape[axis], "index {index:?} outside shape {shape:?}");
+        offset += index[axis] * strides[axis];
+    }
+    offset
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_layout_permutes_strides_and_leaves_elements() {
+        let elements: Vec<f32> = (0..2 * 3 * 4 * 5).map(|i| i as f32).collect();
+        let view = View::new(&elements, [2, 3, 4, 5]).unwrap();
+        for layout in TensorLayout::ALL {
+            let other = view.permuted(layout);
+            assert_eq!(other.shape(), layout.permute([2, 3, 4, 5]));
+            assert_eq!(other.at(layout.permute([1, 2, 3, 4])), view.at([1, 2, 3, 4]));
+            assert_eq!(other.permuted(layout).shape(), view.shape());
+        }
+    }
+
+    #[test]
+    fn a_view_beyond_its_buffer_is_an_error() {
+        let elements = [0.0_f32; 23];
+        let error = View::new(&elements, [1, 2, 3, 4]).unwrap_err();
+        assert!(matches!(error, Error::Bounds { needed: 24, found: 23, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_writable_view_reaches_no_element_twice() {
+        let mut elements = [0.0_f32; 24];
+        assert!(ViewMut::with_strides(&mut elements, [2, 2, 3, 4], [0, 12, 4, 1]).is_err());
+        assert!(View::with_strides(&elements, [2, 2, 3, 4], [0, 12, 4, 1]).is_ok());
+    }
+
+    #[test]
+    fn narrowing_moves_the_base() {
+        let elements: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let view = View::new(&elements, [1, 4, 2, 3]).unwrap().narrow(1, 1, 2).unwrap();
+        assert_eq!(view.shape(), [1, 2, 2, 3]);
+        assert_eq!(view.at([0, 0, 0, 0]), 6.0);
+        assert!(view.narrow(1, 1, 2).is_err());
+        assert!(view.narrow(1, 2, 0).is_ok());
+    }
+}

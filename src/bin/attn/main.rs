@@ -1,0 +1,2 @@
+//! The program `attn`.
+fn main() {}

@@ -21,16 +21,10 @@ pub trait ParallelAttention<C: Communicator, T: Element>: Sized {
     /// What the attribute fixed.
     const SPEC: AttentionSpec;
 
-    /// Attention of this rank's queries to every rank's keys, written into `outputs`. Collective. Allocates nothing
-    /// once a shape has been seen.
-    ///
-    /// Shapes, in the attribute's layout (here `[batch, seq, heads, head_dim]`), with `P` ranks: query
-    /// `[b, s_q/P, h, d]`, key and value `[b, s_k/P, h_kv, d]`, output as the query, or `[b, joint + s_q/P, h, d]`
-    /// with joint tokens.
+    /// [`Session::attend_into`], written so that it reads as the struct's own.
     ///
     /// # Errors
-    /// If shapes disagree with each other, the attribute or the strategy; if ranks call differently, fail, or pass
-    /// the communicator's deadline.
+    /// As there.
     fn attend_into<'a>(
         &self,
         session: &'a mut Session<Self, C, T>,
@@ -40,13 +34,13 @@ pub trait ParallelAttention<C: Communicator, T: Element>: Sized {
         metadata: &AttentionMetadata<'a, T, C::Device>,
         outputs: impl Into<Outputs<'a, T, C::Device>>,
     ) -> Result<()> {
-        session.attend_into(query.into(), key.into(), value.into(), metadata, outputs.into())
+        session.attend_into(query, key, value, metadata, outputs)
     }
 
-    /// [`attend_into`](Self::attend_into) a tensor that it allocates, and nothing else once a shape has been seen.
+    /// [`Session::attend`], written so that it reads as the struct's own.
     ///
     /// # Errors
-    /// As `attend_into`.
+    /// As there.
     fn attend<'a>(
         &self,
         session: &'a mut Session<Self, C, T>,
@@ -55,7 +49,7 @@ pub trait ParallelAttention<C: Communicator, T: Element>: Sized {
         value: impl Into<View<'a, T, C::Device>>,
         metadata: &AttentionMetadata<'a, T, C::Device>,
     ) -> Result<Tensor<T, C::Device>> {
-        session.attend(query.into(), key.into(), value.into(), metadata)
+        session.attend(query, key, value, metadata)
     }
 }
 
@@ -123,13 +117,43 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
         self.arena.bytes()
     }
 
-    fn attend<'a>(
+    /// Attention of this rank's queries to every rank's keys, written into `outputs`. Collective. Allocates nothing
+    /// once a shape has been seen.
+    ///
+    /// Shapes, in the attribute's layout (here `[batch, seq, heads, head_dim]`), with `P` ranks: query
+    /// `[b, s_q/P, h, d]`, key and value `[b, s_k/P, h_kv, d]`, output as the query, or `[b, joint + s_q/P, h, d]`
+    /// with joint tokens.
+    ///
+    /// # Errors
+    /// If shapes disagree with each other, the attribute or the strategy; if ranks call differently, fail, or pass
+    /// the communicator's deadline.
+    #[inline]
+    pub fn attend_into<'a>(
         &'a mut self,
-        query: View<'a, T, C::Device>,
-        key: View<'a, T, C::Device>,
-        value: View<'a, T, C::Device>,
+        query: impl Into<View<'a, T, C::Device>>,
+        key: impl Into<View<'a, T, C::Device>>,
+        value: impl Into<View<'a, T, C::Device>>,
+        metadata: &AttentionMetadata<'a, T, C::Device>,
+        outputs: impl Into<Outputs<'a, T, C::Device>>,
+    ) -> Result<()> {
+        let (query, key, value) = (query.into(), key.into(), value.into());
+        let request = admit(A::Pipeline::LAYOUT, &A::SPEC, query, key, value, metadata, outputs.into())?;
+        let Self { pipeline, queue, arena, clock } = self;
+        pipeline.run(arena.open(queue)?, request, clock)
+    }
+
+    /// [`attend_into`](Self::attend_into) a tensor that it allocates, and nothing else once a shape has been seen.
+    ///
+    /// # Errors
+    /// As `attend_into`.
+    pub fn attend<'a>(
+        &'a mut self,
+        query: impl Into<View<'a, T, C::Device>>,
+        key: impl Into<View<'a, T, C::Device>>,
+        value: impl Into<View<'a, T, C::Device>>,
         metadata: &AttentionMetadata<'a, T, C::Device>,
     ) -> Result<Tensor<T, C::Device>> {
+        let (query, key, value) = (query.into(), key.into(), value.into());
         let mut shape = query.shape();
         if let Some(joint) = metadata.joint_query {
             let seq = A::Pipeline::LAYOUT.order()[1];
@@ -138,20 +162,6 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
         let mut out = Tensor::zeros(&self.queue, shape)?;
         self.attend_into(query, key, value, metadata, Outputs::from(&mut out))?;
         Ok(out)
-    }
-
-    #[inline]
-    fn attend_into(
-        &mut self,
-        query: View<'_, T, C::Device>,
-        key: View<'_, T, C::Device>,
-        value: View<'_, T, C::Device>,
-        metadata: &AttentionMetadata<'_, T, C::Device>,
-        outputs: Outputs<'_, T, C::Device>,
-    ) -> Result<()> {
-        let request = admit(A::Pipeline::LAYOUT, &A::SPEC, query, key, value, metadata, outputs)?;
-        let Self { pipeline, queue, arena, clock } = self;
-        pipeline.run(arena.open(queue)?, request, clock)
     }
 }
 

@@ -1,0 +1,117 @@
+//! The same call, generated and written by hand: what `scripts/zero-cost` counts the instructions of.
+//!
+//! `zero_cost MODE CALLS`, where MODE is `direct` (the kernel), `none` (the pipeline that the attribute generates for
+//! strategy none), `ulysses-by-hand` (checks and three stages written out) or `ulysses` (generated).
+
+use attn::device::Arena;
+use attn::prelude::*;
+use attn::{
+    AttentionCall, AttentionKernel, AttentionRequest, AttentionSpec, Band, Error, Flash, KeyValue,
+    ParallelAttentionStrategy, ThreadComm, UlyssesParallelAttention,
+};
+
+#[parallel_attention(strategy = "none", backend = "flash")]
+struct Generated;
+
+#[parallel_attention(strategy = "ulysses", backend = "flash")]
+struct GeneratedUlysses;
+
+/// Batch, sequence, heads, head_dim.
+const SHAPE: [usize; 4] = [1, 96, 2, 32];
+
+fn main() -> attn::Result<()> {
+    let mut arguments = std::env::args().skip(1);
+    let mode = arguments.next().unwrap_or_default();
+    let calls: usize = arguments.next().and_then(|calls| calls.parse().ok()).unwrap_or(1);
+    let x = Tensor::<f32>::from_fn(SHAPE, |[_, s, h, d]| ((s * 7 + h * 3 + d) % 13) as f32 / 13.0)?;
+    let mut out = Tensor::<f32>::from_fn(SHAPE, |_| 0.0)?;
+    let comm = World::threads(1).threads_per_rank(1).communicators()?.remove(0);
+    match mode.as_str() {
+        "direct" => direct(&comm, &x, &mut out, calls)?,
+        "none" => generated::<Generated>(comm, &x, &mut out, calls)?,
+        "ulysses" => generated::<GeneratedUlysses>(comm, &x, &mut out, calls)?,
+        "ulysses-by-hand" => by_hand(comm, &x, &mut out, calls)?,
+        other => return Err(Error::Configuration(format!("unknown mode `{other}`"))),
+    }
+    println!("{:?}", out.as_slice()[17]);
+    Ok(())
+}
+
+fn generated<A>(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usize) -> attn::Result<()>
+where
+    A: ParallelAttention<ThreadComm, f32>,
+{
+    let mut session = Session::<A, _, f32>::open(comm)?;
+    for _ in 0..calls {
+        session.attend_into(x, x, x, &AttentionMetadata::default(), &mut *out)?;
+    }
+    Ok(())
+}
+
+fn direct(comm: &ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usize) -> attn::Result<()> {
+    let queue = comm.queue()?;
+    let mut arena = Arena::<Cpu>::default();
+    for _ in 0..calls {
+        let mut call = AttentionCall {
+            query: x.view(),
+            keys: KeyValue { key: x.view(), value: x.view() },
+            joint: None,
+            band: Band::FULL,
+            scale: 1.0 / (SHAPE[3] as f32).sqrt(),
+            out: out.view_mut(),
+            lse: None,
+        };
+        Flash.forward(arena.open(&queue)?, &mut call)?;
+    }
+    Ok(())
+}
+
+/// The checks of a session and the three stages of its pipeline, as one would write them without the attribute.
+fn by_hand(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usize) -> attn::Result<()> {
+    type Strategy = UlyssesParallelAttention<ThreadComm, 2, 1>;
+    let queue = comm.queue()?;
+    let mut arena = Arena::<Cpu>::default();
+    let mut strategy =
+        <Strategy as ParallelAttentionStrategy<Flash, ThreadComm, f32>>::open(comm, &AttentionSpec::new())?;
+    let kernel = Flash;
+    for _ in 0..calls {
+        let (query, key, value, out) = (x.view(), x.view(), x.view(), out.view_mut());
+        let [batch, _, heads, head_dim] = query.shape();
+        let [_, keys, kv_heads, _] = key.shape();
+        let wrong = query.shape().contains(&0)
+            || key.shape() != [batch, keys, kv_heads, head_dim]
+            || key.shape().contains(&0)
+            || value.shape() != key.shape()
+            || kv_heads == 0
+            || heads % kv_heads != 0
+            || out.shape() != query.shape();
+        if wrong {
+            return Err(Error::Configuration(String::from("shapes disagree")));
+        }
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let request = AttentionRequest {
+            query,
+            keys: KeyValue { key, value },
+            joint: None,
+            mask: Mask::None,
+            scale,
+            out,
+            lse: None,
+        };
+        let scope = arena.open(&queue)?;
+        let (mut call, context) = ParallelAttentionStrategy::<Flash, ThreadComm, f32>::pre_attention(
+            &mut strategy,
+            scope,
+            request,
+        )?;
+        ParallelAttentionStrategy::<Flash, ThreadComm, f32>::kernel(&strategy, &kernel)
+            .forward(scope, &mut call)?;
+        ParallelAttentionStrategy::<Flash, ThreadComm, f32>::post_attention(
+            &mut strategy,
+            scope,
+            call,
+            context,
+        )?;
+    }
+    Ok(())
+}

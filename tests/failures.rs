@@ -1,0 +1,425 @@
+//! Ranks that fail, disagree or stay away: every other rank gets an error that says so, and nobody waits for ever.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use attn::prelude::*;
+use attn::{
+    AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Cpu, Error, KeyValue, Scope, ThreadComm,
+};
+use support::WithFlash;
+
+type Outcome = Vec<attn::Result<()>>;
+
+/// Runs `body` on every rank, each on a thread of its own, and keeps every rank's own outcome; panics show as
+/// errors. Fails if it takes longer than the failures it provokes may take.
+fn outcomes(world: World, body: impl Fn(ThreadComm) -> attn::Result<()> + Sync) -> Outcome {
+    let started = Instant::now();
+    let comms = world.communicators().unwrap();
+    let outcomes = std::thread::scope(|scope| {
+        let ranks: Vec<_> = comms.into_iter().map(|comm| scope.spawn(|| body(comm))).collect();
+        ranks
+            .into_iter()
+            .map(|rank| rank.join().unwrap_or(Err(Error::RankPanicked { rank: 99, message: String::new() })))
+            .collect()
+    });
+    assert!(started.elapsed() < Duration::from_secs(20), "took {:?}", started.elapsed());
+    outcomes
+}
+
+fn open(comm: ThreadComm, strategy: &str) -> attn::Result<Session<WithFlash, ThreadComm, f32>> {
+    Session::open_with(comm, &ParallelConfig::strategy(strategy))
+}
+
+fn ones(seq: usize) -> Tensor<f32> {
+    Tensor::from_fn([1, seq, 4, 8], |_| 1.0).unwrap()
+}
+
+fn attend(session: &mut Session<WithFlash, ThreadComm, f32>, seq: usize) -> attn::Result<()> {
+    let x = ones(seq);
+    session.attend(&x, &x, &x, &AttentionMetadata::default()).map(drop)
+}
+
+#[test]
+fn an_error_in_one_rank_ends_the_waits_of_the_others() {
+    for strategy in ["ulysses", "ring"] {
+        let error = World::threads(4)
+            .run(|comm| {
+                let rank = comm.rank();
+                let mut session = open(comm, strategy)?;
+                attend(&mut session, 6)?;
+                if rank == 2 {
+                    return Err(Error::Configuration("the disk is full".into()));
+                }
+                match attend(&mut session, 6) {
+                    Err(Error::RankFailed { rank: 2, message }) if message == "the disk is full" => Ok(()),
+                    other => panic!("{strategy}: rank {rank} got {other:?}"),
+                }
+            })
+            .unwrap_err();
+        assert_eq!(error, Error::Configuration("the disk is full".into()), "{strategy}");
+    }
+}
+
+#[test]
+fn a_panic_in_one_rank_ends_the_waits_of_the_others() {
+    let error = World::threads(3)
+        .run(|comm| {
+            let rank = comm.rank();
+            let mut session = open(comm, "ring")?;
+            assert!(rank != 1, "rank one gives up");
+            let outcome = attend(&mut session, 6);
+            assert!(matches!(outcome, Err(Error::RankPanicked { rank: 1, .. })), "{outcome:?}");
+            outcome
+        })
+        .unwrap_err();
+    assert!(
+        matches!(&error, Error::RankPanicked { rank: 1, message } if message.contains("rank one gives up")),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_rank_that_leaves_early_is_named() {
+    let outcomes = outcomes(World::threads(4), |comm| {
+        if comm.rank() == 3 {
+            return Ok(());
+        }
+        let mut session = open(comm, "ulysses")?;
+        attend(&mut session, 6)
+    });
+    for outcome in &outcomes[..3] {
+        let error = outcome.clone().unwrap_err();
+        assert!(matches!(error, Error::RankLeft { rank: 3, .. } | Error::RankFailed { .. }), "{error}");
+        assert!(error.to_string().contains("rank 3 has ended"), "{error}");
+    }
+}
+
+#[test]
+fn ranks_with_different_shapes_all_learn_who_differs() {
+    for strategy in ["ulysses", "ring"] {
+        let outcomes = outcomes(World::threads(4), |comm| {
+            let seq = if comm.rank() == 1 { 5 } else { 6 };
+            attend(&mut open(comm, strategy)?, seq)
+        });
+        for outcome in outcomes {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains("rank 1 differs from its group"), "{error}");
+            assert!(error.contains("[1, 5, 4, 8]") && error.contains("[1, 6, 4, 8]"), "{error}");
+            assert!(error.contains("ranks 0, 2, 3"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn ranks_with_different_collectives_all_learn_who_differs() {
+    let outcomes = outcomes(World::threads(3), |comm| match comm.rank() {
+        2 => comm.split(0, 0).map(drop),
+        _ => attend(&mut open(comm, "ulysses")?, 6),
+    });
+    // Four heads on three ranks: the two ranks fail before they meet the third, which waits in vain.
+    assert!(outcomes.iter().all(Result::is_err));
+    let outcomes = self::outcomes(World::threads(4), |comm| match comm.rank() {
+        2 => comm.split(0, 0).map(drop),
+        3 => attend(&mut open(comm, "ring")?, 6),
+        _ => attend(&mut open(comm, "ulysses")?, 6),
+    });
+    for outcome in outcomes {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("rank 2 differs from its group: it called split"), "{error}");
+    }
+}
+
+#[test]
+fn ranks_with_different_masks_or_scales_all_learn_it() {
+    let outcomes = outcomes(World::threads(2), |comm| {
+        let mut metadata = AttentionMetadata::default();
+        if comm.rank() == 1 {
+            metadata.mask = Some(Mask::Causal);
+        }
+        let x = ones(4);
+        open(comm, "ring")?.attend(&x, &x, &x, &metadata).map(drop)
+    });
+    assert!(outcomes.iter().all(|o| o.clone().unwrap_err().to_string().contains("mask causal")));
+    let outcomes = self::outcomes(World::threads(2), |comm| {
+        let x = ones(4);
+        let metadata = AttentionMetadata::default().with_scale(1.0 + comm.rank() as f32);
+        open(comm, "ulysses")?.attend(&x, &x, &x, &metadata).map(drop)
+    });
+    assert!(outcomes.iter().all(|o| o.clone().unwrap_err().to_string().contains("scale 2")));
+}
+
+#[test]
+fn a_rank_that_stays_away_is_named_at_the_deadline() {
+    let world = World::threads(3).deadline(Duration::from_millis(300));
+    let outcomes = outcomes(world, |comm| {
+        let rank = comm.rank();
+        let mut session = open(comm, "ring")?;
+        if rank == 0 {
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        attend(&mut session, 6)
+    });
+    for (rank, outcome) in outcomes.into_iter().enumerate() {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("deadline of 0.3 s") && error.contains("ranks [0]"), "rank {rank}: {error}");
+        assert!(error.contains("collective number 1"), "rank {rank}: {error}");
+    }
+}
+
+/// Fails, or panics, in the step that meets the keys of rank 1, while other ranks read this rank's own.
+#[derive(Default)]
+struct Fragile<const PANICS: bool>;
+
+impl<const PANICS: bool> AttentionKernel<Cpu, f32> for Fragile<PANICS> {
+    fn forward(&self, _: Scope<'_, Cpu>, _: &mut AttentionCall<'_, f32, Cpu>) -> attn::Result<()> {
+        Ok(())
+    }
+}
+
+impl<const PANICS: bool> CarriesState<Cpu, f32> for Fragile<PANICS> {
+    fn begin<'a>(&self, scope: Scope<'a, Cpu>, shape: [usize; 4]) -> attn::Result<CarriedState<'a, Cpu>> {
+        CarriesState::<Cpu, f32>::begin(&attn::Flash, scope, shape)
+    }
+
+    fn step(
+        &self,
+        _: Scope<'_, Cpu>,
+        query: View<'_, f32>,
+        keys: KeyValue<'_, f32, Cpu>,
+        _: Band,
+        _: f32,
+        _: &mut CarriedState<'_, Cpu>,
+    ) -> attn::Result<()> {
+        // Read the block for a while, so that its owner has to wait before it may leave.
+        let mut sum = 0.0;
+        for _ in 0..2000 {
+            sum += keys.key.at([0, 0, 0, 0]);
+        }
+        assert!(sum.is_finite());
+        let (mine, theirs) = (query.at([0, 0, 0, 0]), keys.key.at([0, 0, 0, 0]));
+        if mine == 0.0 && theirs == 1.0 {
+            assert!(!PANICS, "a kernel breaks");
+            return Err(Error::Configuration("a kernel fails".into()));
+        }
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        _: Scope<'_, Cpu>,
+        _: CarriedState<'_, Cpu>,
+        _: ViewMut<'_, f32>,
+        _: Option<ViewMut<'_, f32>>,
+    ) -> attn::Result<()> {
+        Ok(())
+    }
+}
+
+#[parallel_attention(strategy = "ring", backend = Fragile<false>)]
+struct Failing;
+
+#[parallel_attention(strategy = "ring", backend = Fragile<true>)]
+struct Panicking;
+
+fn ring_of<A: ParallelAttention<ThreadComm, f32>>(comm: ThreadComm) -> attn::Result<()> {
+    let rank = comm.rank();
+    let mut session = Session::<A, _, f32>::open(comm)?;
+    let x = Tensor::from_fn([1, 4, 2, 8], |_| rank as f32)?;
+    session.attend(&x, &x, &x, &AttentionMetadata::default()).map(drop)
+}
+
+#[test]
+fn a_kernel_that_fails_in_the_middle_of_a_ring_fails_every_rank() {
+    for _ in 0..20 {
+        let outcomes = outcomes(World::threads(4), ring_of::<Failing>);
+        assert!(outcomes[0].clone().unwrap_err().to_string().contains("a kernel fails"));
+        for outcome in outcomes {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains("a kernel fails"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_that_panics_in_the_middle_of_a_ring_fails_every_rank() {
+    for _ in 0..20 {
+        let error = World::threads(4).run(ring_of::<Panicking>).unwrap_err();
+        assert!(matches!(error, Error::RankPanicked { rank: 0, .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_world_that_has_failed_stays_failed() {
+    let outcomes = outcomes(World::threads(2), |comm| {
+        let seq = 4 + comm.rank();
+        let mut session = open(comm, "ring")?;
+        let first = attend(&mut session, seq).unwrap_err();
+        let second = attend(&mut session, 4).unwrap_err();
+        assert!(second.to_string().contains("differs from its group"), "{second}");
+        Err(first)
+    });
+    assert!(outcomes.iter().all(Result::is_err));
+}
+
+#[test]
+fn a_collective_inside_a_collective_is_refused() {
+    let outcomes = outcomes(World::threads(2), |comm| {
+        let queue = comm.queue()?;
+        let mut arena = attn::device::Arena::<Cpu>::default();
+        let x = ones(2);
+        let keys = KeyValue { key: x.view(), value: x.view() };
+        let signature = attn::Signature {
+            strategy: "test",
+            stage: "rotate",
+            dtype: attn::DType::F32,
+            query: [0; 4],
+            key: [0; 4],
+            joint: (0, JointStrategy::Front),
+            mask: Mask::None,
+            scale_bits: 0,
+        };
+        let scope = arena.open(&queue)?;
+        let mut inner = Vec::new();
+        comm.rotate(scope, &signature, keys, |_, _| {
+            inner.push(comm.split(0, 0).err());
+            Ok(())
+        })?;
+        assert_eq!(inner, [Some(Error::Reentrant), Some(Error::Reentrant)]);
+        Ok(())
+    });
+    assert_eq!(outcomes, [Ok(()), Ok(())]);
+}
+
+#[test]
+fn subgroups_fail_with_their_world() {
+    let outcomes = outcomes(World::threads(4), |comm| {
+        let rank = comm.rank();
+        let pair = comm.split(rank / 2, rank)?;
+        if rank == 3 {
+            return Err(Error::Configuration("gone".into()));
+        }
+        let mut session = open(pair, "ring")?;
+        loop {
+            attend(&mut session, 4)?;
+        }
+    });
+    assert!(outcomes[2].clone().unwrap_err().to_string().contains("rank 3 has ended"));
+}
+
+#[test]
+fn split_numbers_ranks_by_key_then_rank() {
+    World::threads(6)
+        .run(|comm| {
+            let rank = comm.rank();
+            // Even ranks backwards, odd ranks forwards.
+            let half = comm.split(rank % 2, if rank % 2 == 0 { 10 - rank } else { 0 })?;
+            assert_eq!(half.size(), 3);
+            assert_eq!(half.rank(), if rank % 2 == 0 { 2 - rank / 2 } else { rank / 2 });
+            let again = half.split(0, half.rank())?;
+            assert_eq!((again.rank(), again.size()), (half.rank(), 3));
+            let mut session = open(again, "ring")?;
+            attend(&mut session, 4)
+        })
+        .unwrap();
+}
+
+#[test]
+fn bad_calls_name_numbers_and_cure() {
+    World::threads(1)
+        .run(|comm| {
+            let mut session = open(comm, "none")?;
+            let tensor = |shape: [usize; 4]| Tensor::<f32>::from_fn(shape, |_| 1.0).unwrap();
+            let q = tensor([1, 4, 4, 8]);
+            let metadata = AttentionMetadata::default();
+            let mut fails = |k: [usize; 4], v: [usize; 4], says: &str| {
+                let (k, v) = (tensor(k), tensor(v));
+                let error = session.attend(&q, &k, &v, &metadata).unwrap_err().to_string();
+                assert!(error.contains(says), "{error}");
+            };
+            fails([2, 4, 4, 8], [2, 4, 4, 8], "`key` has shape [2, 4, 4, 8], expected [1, 4, 4, 8]");
+            fails([1, 4, 4, 7], [1, 4, 4, 7], "`key` has shape [1, 4, 4, 7], expected [1, 4, 4, 8]");
+            fails([1, 4, 4, 8], [1, 5, 4, 8], "`value` has shape [1, 5, 4, 8], expected [1, 4, 4, 8]");
+            fails([1, 4, 3, 8], [1, 4, 3, 8], "3 key/value heads do not divide 4 query heads");
+            fails([1, 0, 4, 8], [1, 0, 4, 8], "`key` has shape [1, 0, 4, 8]: an axis of length 0");
+            let empty = tensor([0, 4, 4, 8]);
+            assert!(matches!(session.attend(&empty, &empty, &empty, &metadata), Err(Error::Empty { .. })));
+
+            let mut small = tensor([1, 3, 4, 8]);
+            let error = session.attend_into(&q, &q, &q, &metadata, &mut small).unwrap_err().to_string();
+            assert!(error.contains("`out` has shape [1, 3, 4, 8], expected [1, 4, 4, 8]"), "{error}");
+
+            let (mut out, mut lse) = (tensor([1, 4, 4, 8]), vec![0.0; 64]);
+            let lse = LseMut::new(&mut lse, [1, 5, 4])?;
+            let error =
+                session.attend_into(&q, &q, &q, &metadata, Outputs::new(&mut out).with_lse(lse)).unwrap_err();
+            assert!(error.to_string().contains("`lse` has shape [1, 5, 4, 1]"), "{error}");
+
+            let text = tensor([1, 2, 4, 8]);
+            let mut joint = AttentionMetadata::joint(&text, &text, &text, JointStrategy::Front);
+            joint.mask = Some(Mask::Causal);
+            let error = session.attend(&q, &q, &q, &joint).unwrap_err();
+            assert_eq!(error, Error::JointMask { mask: "causal" });
+            joint.mask = None;
+            joint.joint_value = None;
+            let error = session.attend(&q, &q, &q, &joint).unwrap_err().to_string();
+            assert!(error.contains("`joint_value` is missing"), "{error}");
+            let thin = tensor([1, 2, 2, 8]);
+            let joint = AttentionMetadata::joint(&text, &thin, &thin, JointStrategy::Front);
+            let error = session.attend(&q, &q, &q, &joint).unwrap_err().to_string();
+            assert!(error.contains("`joint_key` has shape [1, 2, 2, 8], expected [1, 2, 4, 8]"), "{error}");
+
+            let nan = AttentionMetadata::default().with_scale(f32::NAN);
+            assert!(matches!(session.attend(&q, &q, &q, &nan), Err(Error::Scale(_))));
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+}
+
+/// What an attribute fixes, a call must keep.
+#[parallel_attention(
+    strategy = "ulysses",
+    heads = 8,
+    kv_heads = 4,
+    head_dim = 16,
+    degree = 2,
+    mask = "causal",
+    scale = 0.5
+)]
+struct Fixed;
+
+#[test]
+fn what_the_attribute_fixes_is_checked() {
+    let error =
+        World::threads(4).run(|comm| Session::<Fixed, _, f32>::open(comm).map(drop)).unwrap_err().to_string();
+    assert_eq!(error, "the attribute says `degree = 2`, but this call has a group of 4 ranks");
+    let outcomes = outcomes(World::threads(2), |comm| {
+        let mut session = Session::<Fixed, _, f32>::open(comm)?;
+        let tensor = |shape: [usize; 4]| Tensor::<f32>::from_fn(shape, |_| 1.0).unwrap();
+        let (q, k) = (tensor([1, 4, 8, 16]), tensor([1, 4, 4, 16]));
+        let mut fails =
+            |q: &Tensor<f32>, k: &Tensor<f32>, metadata: &AttentionMetadata<'_, f32>, says: &str| {
+                let error = session.attend(q, k, k, metadata).unwrap_err().to_string();
+                assert!(error.contains(says), "{error}");
+            };
+        let plain = AttentionMetadata::default();
+        fails(&tensor([1, 4, 4, 16]), &k, &plain, "`heads = 8`, but this call has 4");
+        fails(&q, &q, &plain, "`kv_heads = 4`, but this call has 8");
+        fails(&tensor([1, 4, 8, 8]), &tensor([1, 4, 4, 8]), &plain, "`head_dim = 16`, but this call has 8");
+        fails(&q, &k, &AttentionMetadata::default().with_mask(Mask::None), "`mask = \"causal\"`");
+        fails(&q, &k, &AttentionMetadata::default().with_scale(0.25), "`scale = 0.5`");
+        session.attend(&q, &k, &k, &plain).map(drop)
+    });
+    assert_eq!(outcomes, [Ok(()), Ok(())]);
+}
+
+#[test]
+fn groups_that_a_strategy_cannot_use_are_refused() {
+    let error = World::threads(2).run(|comm| open(comm, "none").map(drop)).unwrap_err().to_string();
+    assert!(error.starts_with("strategy `none` runs on one rank, this group has 2"), "{error}");
+    let error = World::threads(3).run(|comm| attend(&mut open(comm, "ulysses")?, 4)).unwrap_err().to_string();
+    assert_eq!(error, "4 query heads do not divide among 3 ranks: degrees that do are 1, 2 and 4");
+    let error = World::threads(0).run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
+    assert_eq!(error, "the number of ranks must be at least 1");
+}

@@ -1,0 +1,226 @@
+//! What must hold whatever the numbers are.
+
+mod support;
+
+use attn::prelude::*;
+use attn::{Error, JointStrategy, Mask};
+use half::{bf16, f16};
+use proptest::prelude::*;
+use support::{Inputs, Problem, Whole, WithFlash, WithSdpa, attend, attend_on, oracle, relative_error};
+
+/// Layouts other than the default.
+#[parallel_attention(strategy = ["none", "ulysses", "ring"], scatter = 1, gather = 2)]
+struct HeadsFirst;
+
+#[parallel_attention(strategy = ["none", "ulysses", "ring"], scatter = 2, gather = 0)]
+struct SequenceFirst;
+
+/// A problem that every strategy takes on `ranks` ranks.
+fn problems() -> impl Strategy<Value = (Problem, usize, u64)> {
+    let shape = (1_usize..3, 1_usize..20, 1_usize..20, 1_usize..4, 1_usize..4, 1_usize..24);
+    (shape, 1_usize..5, 0_usize..6, any::<bool>(), any::<bool>(), any::<u64>()).prop_map(
+        |((batch, q, k, group, kv, head_dim), ranks, joint, rear, causal, seed)| {
+            let order = if rear { JointStrategy::Rear } else { JointStrategy::Front };
+            // Half of the problems have fewer key heads than ranks.
+            let kv_heads = if seed % 2 == 0 { kv * ranks } else { 1 };
+            let heads = if seed % 2 == 0 { kv_heads * group } else { ranks * group };
+            let mut problem =
+                Problem::new(batch, q * ranks, heads, head_dim).kv_heads(kv_heads).seq_k(k * ranks);
+            if causal && joint == 0 {
+                problem = problem.causal();
+            }
+            (problem.joint(joint, order), ranks, seed)
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    /// The exchange moves elements and changes none, so Ulysses does the very sums that one rank does.
+    #[test]
+    fn ulysses_equals_one_rank_to_the_bit((problem, ranks, seed) in problems()) {
+        let inputs = problem.inputs::<bf16>(seed);
+        let one = attend::<WithFlash, _>("none", 1, &inputs).unwrap();
+        let many = attend::<WithFlash, _>("ulysses", ranks, &inputs).unwrap();
+        prop_assert_eq!(one, many, "{:?} on {} ranks", problem, ranks);
+    }
+
+    #[test]
+    fn ring_equals_one_rank_up_to_rounding((problem, ranks, seed) in problems()) {
+        let inputs = problem.inputs::<f32>(seed);
+        let exact = oracle(&inputs);
+        let many = attend::<WithFlash, _>("ring", ranks, &inputs).unwrap();
+        prop_assert!(relative_error(&many.out, &exact.out) < 5e-6, "{:?} on {} ranks", problem, ranks);
+        prop_assert!(relative_error(&many.joint, &exact.joint) < 5e-6, "{:?} on {} ranks", problem, ranks);
+    }
+
+    #[test]
+    fn both_kernels_compute_the_same((problem, ranks, seed) in problems()) {
+        let inputs = problem.inputs::<f32>(seed);
+        let flash = attend::<WithFlash, _>("ring", ranks, &inputs).unwrap();
+        let plain = attend::<WithSdpa, _>("ring", ranks, &inputs).unwrap();
+        let plain: Vec<f64> = plain.out.iter().map(|x| f64::from(*x)).collect();
+        prop_assert!(relative_error(&flash.out, &plain) < 5e-6, "{:?} on {} ranks", problem, ranks);
+    }
+
+    #[test]
+    fn layouts_differ_in_strides_alone((problem, ranks, seed) in problems()) {
+        let inputs = problem.inputs::<f16>(seed);
+        for strategy in ["ulysses", "ring"] {
+            let batch_first = attend::<WithFlash, _>(strategy, ranks, &inputs).unwrap();
+            prop_assert_eq!(&batch_first, &attend::<HeadsFirst, _>(strategy, ranks, &inputs).unwrap());
+            prop_assert_eq!(&batch_first, &attend::<SequenceFirst, _>(strategy, ranks, &inputs).unwrap());
+        }
+    }
+}
+
+/// Sums run in an order that the inputs alone decide.
+#[test]
+fn results_do_not_depend_on_threads_or_timing() {
+    let inputs = Problem::new(2, 192, 4, 32).causal().inputs::<f32>(3);
+    for (strategy, ranks) in [("none", 1), ("ulysses", 2), ("ring", 3)] {
+        let first = attend::<WithFlash, _>(strategy, ranks, &inputs).unwrap();
+        for threads in 1..4 {
+            let world = World::threads(ranks).threads_per_rank(threads);
+            assert_eq!(first, attend_on::<WithFlash, _>(world, strategy, ranks, &inputs).unwrap());
+        }
+    }
+}
+
+/// A row's values, by what it attends: NaN in a key or value reaches the rows that attend it, and no other.
+#[test]
+fn a_nan_reaches_those_who_attend_it_and_nobody_else() {
+    fn poisoned<A: ParallelAttention<attn::ThreadComm, f32>>(strategy: &str, ranks: usize, in_key: bool) {
+        let problem = Problem::new(1, 96, 2, 8).causal();
+        let mut inputs: Inputs<f32> = problem.inputs(5);
+        let clean: Whole<f32> = attend::<A, f32>(strategy, ranks, &inputs).unwrap();
+        // Key 70 of head 1.
+        let tensor = if in_key { &mut inputs.key } else { &mut inputs.value };
+        tensor.as_mut_slice()[(70 * 2 + 1) * 8 + 3] = f32::NAN;
+        let whole = attend::<A, f32>(strategy, ranks, &inputs).unwrap();
+        for i in 0..96 {
+            for h in 0..2 {
+                let row = |whole: &Whole<f32>| whole.out[(i * 2 + h) * 8..][..8].to_vec();
+                if h == 1 && i >= 70 {
+                    assert!(
+                        row(&whole).iter().any(|x| x.is_nan()),
+                        "{strategy}: row {i} of head {h} hides the NaN"
+                    );
+                } else {
+                    assert_eq!(
+                        row(&whole),
+                        row(&clean),
+                        "{strategy}: row {i} of head {h} does not attend the NaN"
+                    );
+                }
+            }
+        }
+    }
+    for in_key in [true, false] {
+        for (strategy, ranks) in [("none", 1), ("ulysses", 2), ("ring", 2), ("ring", 4)] {
+            poisoned::<WithFlash>(strategy, ranks, in_key);
+            poisoned::<WithSdpa>(strategy, ranks, in_key);
+        }
+    }
+}
+
+#[test]
+fn rows_that_attend_nothing_are_zero_and_their_lse_is_minus_infinity() {
+    let problem = Problem::new(1, 24, 2, 8).seq_k(12).causal();
+    let inputs = problem.inputs::<f32>(9);
+    for (strategy, ranks) in [("none", 1), ("ulysses", 2), ("ring", 1), ("ring", 2), ("ring", 4)] {
+        let whole = attend::<WithFlash, _>(strategy, ranks, &inputs).unwrap();
+        // Query 11 stands just before key 0.
+        assert!(whole.out[..12 * 16].iter().all(|x| *x == 0.0), "{strategy}");
+        assert!(whole.out[12 * 16..].iter().all(|x| x.is_finite() && *x != 0.0), "{strategy}");
+        assert!(whole.lse[..12].iter().all(|x| *x == f32::NEG_INFINITY), "{strategy}");
+        assert!(whole.lse[12..24].iter().all(|x| x.is_finite()), "{strategy}");
+    }
+}
+
+/// Products of several hundred: the exponentials of one block vanish beside those of another.
+#[test]
+fn large_products_neither_overflow_nor_vanish() {
+    let problem = Problem::new(1, 48, 2, 16);
+    let mut inputs = problem.inputs::<f32>(11);
+    for value in inputs.query.as_mut_slice() {
+        *value *= 60.0;
+    }
+    for value in inputs.key.as_mut_slice() {
+        *value *= 20.0;
+    }
+    let exact = oracle(&inputs);
+    for (strategy, ranks) in [("none", 1), ("ulysses", 2), ("ring", 4), ("ring", 6)] {
+        let whole = attend::<WithFlash, _>(strategy, ranks, &inputs).unwrap();
+        assert!(
+            relative_error(&whole.out, &exact.out) < 2e-4,
+            "{strategy}: {}",
+            relative_error(&whole.out, &exact.out)
+        );
+    }
+}
+
+/// Bytes moved are those that the strategies' formulas give.
+#[test]
+fn ranks_move_the_bytes_that_the_formulas_say() {
+    let (ranks, seq, heads, kv_heads, head_dim) = (4, 32, 8, 4, 16);
+    let moved = |strategy: &str| {
+        World::threads(ranks)
+            .run(|comm| {
+                let mut session =
+                    Session::<WithFlash, _, f16>::open_with(comm, &ParallelConfig::strategy(strategy))?;
+                let tensor = |heads| Tensor::<f16>::from_fn([2, seq / ranks, heads, head_dim], |_| f16::ONE);
+                let (query, key) = (tensor(heads)?, tensor(kv_heads)?);
+                session.attend(&query, &key, &key, &AttentionMetadata::default())?;
+                Ok::<_, Error>(session.traffic().bytes as usize)
+            })
+            .unwrap()
+    };
+    let token = 2 * head_dim * 2; // bytes of one head of one position, of a batch of two
+    assert_eq!(
+        moved("ulysses"),
+        [(2 * heads + 2 * kv_heads) * token * (seq / ranks) * (ranks - 1) / ranks; 4]
+    );
+    assert_eq!(moved("ring"), [2 * kv_heads * token * (seq / ranks) * (ranks - 1); 4]);
+}
+
+#[test]
+fn one_session_serves_many_shapes() {
+    World::threads(2)
+        .run(|comm| {
+            let mut session =
+                Session::<WithFlash, _, f32>::open_with(comm, &ParallelConfig::strategy("ulysses"))?;
+            for round in 0..3 {
+                for seq in 1..40 {
+                    let x = Tensor::from_fn([1, seq, 2, 8], |_| 1.0)?;
+                    let out = session.attend(&x, &x, &x, &AttentionMetadata::default())?;
+                    assert!(
+                        out.as_slice().iter().all(|v| (v - 1.0).abs() < 1e-6),
+                        "round {round}, seq {seq}"
+                    );
+                }
+            }
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+}
+
+#[test]
+fn a_scale_and_a_mask_may_come_with_the_call() {
+    let x = Tensor::<f32>::from_fn([1, 4, 1, 8], |[_, s, _, d]| (s * 8 + d) as f32 / 16.0).unwrap();
+    World::threads(1)
+        .run(|comm| {
+            let mut session =
+                Session::<WithFlash, _, f32>::open_with(comm, &ParallelConfig::strategy("none"))?;
+            // With a scale of zero all keys weigh the same: causal rows are running means.
+            let metadata = AttentionMetadata::default().with_scale(0.0).with_mask(Mask::Causal);
+            let out = session.attend(&x, &x, &x, &metadata)?;
+            for i in 0..4 {
+                let mean = (0..=i).map(|j| x.view().at([0, j, 0, 3])).sum::<f32>() / (i + 1) as f32;
+                assert!((out.view().at([0, i, 0, 3]) - mean).abs() < 1e-6);
+            }
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+}

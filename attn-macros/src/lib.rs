@@ -1,0 +1,86 @@
+//! The attribute behind `attn::parallel_attention`.
+//!
+//! Four stages, one file each: `parse` reads syntax, `validate` gives it meaning and collects every error,
+//! `plan` is the typed outcome whose values are already true, `expand` prints it and cannot fail. What the
+//! attribute knows by name (strategies, backends, masks, keys) stands in one place, `registry`.
+
+mod diag;
+mod expand;
+mod parse;
+mod plan;
+mod registry;
+#[cfg(test)]
+mod tests;
+mod validate;
+
+use diag::Errors;
+use plan::Place;
+use proc_macro2::TokenStream;
+use quote::quote;
+use registry::Backend;
+
+/// Gives a struct a parallel attention pipeline, chosen at compile time.
+///
+/// The struct keeps its fields, generics and attributes; it gains an implementation of
+/// `ParallelAttention<C, T>` for every communicator `C` and element type `T` that the strategy and the kernel
+/// take.
+///
+/// ```ignore
+/// use attn::prelude::*;
+///
+/// #[parallel_attention(strategy = "ulysses", scatter = 2, gather = 1, heads = 24, head_dim = 128)]
+/// struct JointAttention {
+///     dropout: f32,
+/// }
+/// ```
+///
+/// | key | values | default |
+/// |---|---|---|
+/// | `strategy` | `"none"`, `"ulysses"`, `"ring"`; a list of them, `["none", "ulysses"]`; or the path of a type of your own | required |
+/// | `scatter`, `gather` | numbers of the head axis and of the sequence axis: (2, 1) is `[batch, seq, heads, head_dim]`, (1, 2) is `[batch, heads, seq, head_dim]`, (2, 0) is `[seq, batch, heads, head_dim]` | 2, 1 |
+/// | `heads`, `kv_heads`, `head_dim` | integers from 1 to 65535; `kv_heads` divides `heads` | the tensors' |
+/// | `degree` | how many ranks share a sequence, from 1 to 65535; under `ulysses` it divides the heads. Not for `none` | the group's size |
+/// | `use_sync` | whether every exchange ends with a synchronisation of the device. Not for `none` | `false` |
+/// | `scale` | what the scores are multiplied by before the softmax: a finite number above 0 | `1 / sqrt(head_dim)` |
+/// | `mask` | `"none"`, `"causal"` | `"none"` |
+/// | `backend` | `"sdpa"`, `"flash"` (each a cargo feature of `attn`), or the path of a kernel type of your own | `"flash"` |
+/// | `crate` | the path of the crate `attn`, where it goes by another name | `::attn` |
+///
+/// # A list of strategies
+/// Each strategy is compiled, and one of them is chosen when a session is opened. The attribute then also
+/// writes an enum with a variant for each, named after the struct: `JointAttentionPipeline`.
+///
+/// # A strategy of your own
+/// `strategy = my::Strategy` uses the type `my::Strategy<C, SCATTER, GATHER>`: the communicator and the two axis
+/// numbers are added to the path. Such a strategy has every key.
+///
+/// # Errors
+/// Mistakes are reported together, each on the token at fault. What only types can tell (a ring whose kernel
+/// cannot go on from a partial result, a kernel for another device) the compiler reports where the pipeline
+/// is used.
+#[proc_macro_attribute]
+pub fn parallel_attention(
+    args: proc_macro::TokenStream,
+    item: proc_macro::TokenStream,
+) -> proc_macro::TokenStream {
+    attribute(args.into(), item.into(), &registry::BACKENDS).into()
+}
+
+/// The attribute, as a function that a test can call, with the backends it may name.
+///
+/// The item comes out as it went in. Beside it stands either its pipeline, or every error and a stub.
+fn attribute(args: TokenStream, item: TokenStream, backends: &[Backend]) -> TokenStream {
+    let mut errors = Errors::default();
+    let args = parse::args(args, &mut errors);
+    // An argument that could not be read would be missed, and be a second error for one mistake.
+    let readable = errors.is_empty();
+    let place =
+        parse::target(item.clone(), &mut errors).map(|target| Place { target, base: validate::base(&args) });
+    let plan = if readable { validate::plan(&args, backends, &mut errors) } else { None };
+    let generated = match (&place, &plan) {
+        (Some(place), Some(plan)) => expand::pipeline(place, plan),
+        (Some(place), None) => expand::stub(place),
+        (None, _) => TokenStream::new(),
+    };
+    quote!(#item #errors #generated)
+}

@@ -1,0 +1,218 @@
+//! What the attribute knows by name: strategies, backends, masks and keys. One row each.
+
+/// A row that is looked up by name.
+pub(crate) trait Named {
+    /// What the table's rows are, in messages.
+    const WHAT: &'static str;
+    /// The name by which the attribute calls this row.
+    fn name(&self) -> &'static str;
+}
+
+/// A strategy of this crate.
+#[derive(Debug)]
+pub(crate) struct Strategy {
+    /// Its name in `strategy = ".."`.
+    pub(crate) name: &'static str,
+    /// Its type, `<C, SCATTER, GATHER>`, in `attn::__private`.
+    pub(crate) type_name: &'static str,
+    /// Its variant in the enum that a list of strategies becomes.
+    pub(crate) variant: &'static str,
+    /// The keys that it has beside those of every strategy.
+    pub(crate) keys: &'static [Key],
+    /// Whether its degree must divide the heads.
+    pub(crate) splits_heads: bool,
+}
+
+/// Every strategy.
+pub(crate) static STRATEGIES: [Strategy; 3] = [
+    Strategy {
+        name: "none",
+        type_name: "NoParallelAttention",
+        variant: "None",
+        keys: &[],
+        splits_heads: false,
+    },
+    Strategy {
+        name: "ulysses",
+        type_name: "UlyssesParallelAttention",
+        variant: "Ulysses",
+        keys: &[Key::Degree, Key::UseSync],
+        splits_heads: true,
+    },
+    Strategy {
+        name: "ring",
+        type_name: "RingParallelAttention",
+        variant: "Ring",
+        keys: &[Key::Degree, Key::UseSync],
+        splits_heads: false,
+    },
+];
+
+impl Strategy {
+    /// Whether `key` may stand beside this strategy.
+    pub(crate) fn has(&self, key: Key) -> bool {
+        key.row().shared || self.keys.contains(&key)
+    }
+}
+
+/// A kernel of this crate.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Backend {
+    /// Its name in `backend = ".."`, and that of the cargo feature which it needs.
+    pub(crate) name: &'static str,
+    /// Its type in `attn::__private`.
+    pub(crate) type_name: &'static str,
+    /// Whether that feature is on.
+    pub(crate) enabled: bool,
+}
+
+/// Every backend.
+pub(crate) static BACKENDS: [Backend; 2] = [
+    Backend { name: "sdpa", type_name: "Sdpa", enabled: cfg!(feature = "sdpa") },
+    Backend { name: "flash", type_name: "Flash", enabled: cfg!(feature = "flash") },
+];
+
+/// The backend of an attribute that names none.
+pub(crate) const DEFAULT_BACKEND: &str = "flash";
+
+/// A mask.
+#[derive(Debug)]
+pub(crate) struct Mask {
+    /// Its name in `mask = ".."`.
+    pub(crate) name: &'static str,
+    /// Its variant of `attn::__private::Mask`.
+    pub(crate) variant: &'static str,
+}
+
+/// Every mask.
+pub(crate) static MASKS: [Mask; 2] =
+    [Mask { name: "none", variant: "None" }, Mask { name: "causal", variant: "Causal" }];
+
+/// A key of the attribute. Its [row](Key::row) says what it means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Key {
+    Strategy,
+    Scatter,
+    Gather,
+    Heads,
+    KvHeads,
+    HeadDim,
+    Degree,
+    Scale,
+    Mask,
+    UseSync,
+    Backend,
+    Crate,
+}
+
+/// What may be said of a key.
+#[derive(Debug)]
+pub(crate) struct KeyRow {
+    /// The key.
+    pub(crate) key: Key,
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What its value must be, in words.
+    pub(crate) expects: &'static str,
+    /// Such a value.
+    pub(crate) example: &'static str,
+    /// Whether every strategy has it. Otherwise the strategies' rows tell.
+    pub(crate) shared: bool,
+}
+
+/// Every key, in the order of [`Key`].
+pub(crate) static KEYS: [KeyRow; 12] = [
+    KeyRow {
+        key: Key::Strategy,
+        name: "strategy",
+        expects: "a name, a path or a list of names",
+        example: "\"ulysses\"",
+        shared: true,
+    },
+    KeyRow { key: Key::Scatter, name: "scatter", expects: AXIS, example: "2", shared: true },
+    KeyRow { key: Key::Gather, name: "gather", expects: AXIS, example: "1", shared: true },
+    KeyRow { key: Key::Heads, name: "heads", expects: COUNT, example: "24", shared: true },
+    KeyRow { key: Key::KvHeads, name: "kv_heads", expects: COUNT, example: "8", shared: true },
+    KeyRow { key: Key::HeadDim, name: "head_dim", expects: COUNT, example: "128", shared: true },
+    KeyRow { key: Key::Degree, name: "degree", expects: COUNT, example: "4", shared: false },
+    KeyRow {
+        key: Key::Scale,
+        name: "scale",
+        expects: "a finite number above 0 that `f32` can hold",
+        example: "0.125",
+        shared: true,
+    },
+    KeyRow { key: Key::Mask, name: "mask", expects: "a name", example: "\"causal\"", shared: true },
+    KeyRow { key: Key::UseSync, name: "use_sync", expects: "a bool", example: "true", shared: false },
+    KeyRow {
+        key: Key::Backend,
+        name: "backend",
+        expects: "a name or a path",
+        example: "\"flash\"",
+        shared: true,
+    },
+    KeyRow { key: Key::Crate, name: "crate", expects: "a path", example: "my_attn", shared: true },
+];
+
+const AXIS: &str = "the number of an axis";
+const COUNT: &str = "an integer from 1 to 65535";
+
+impl Key {
+    /// This key's row.
+    pub(crate) fn row(self) -> &'static KeyRow {
+        &KEYS[self as usize]
+    }
+}
+
+impl Named for Strategy {
+    const WHAT: &'static str = "strategy";
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl Named for Backend {
+    const WHAT: &'static str = "backend";
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl Named for Mask {
+    const WHAT: &'static str = "mask";
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+impl Named for KeyRow {
+    const WHAT: &'static str = "key";
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_finds_its_row() {
+        for (idx, row) in KEYS.iter().enumerate() {
+            assert_eq!(row.key as usize, idx, "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn every_key_belongs_to_a_strategy() {
+        for row in &KEYS {
+            assert!(STRATEGIES.iter().any(|strategy| strategy.has(row.key)), "{}", row.name);
+            assert!(!row.shared || STRATEGIES.iter().all(|s| !s.keys.contains(&row.key)), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn the_default_backend_is_in_the_table() {
+        assert!(BACKENDS.iter().any(|backend| backend.name == DEFAULT_BACKEND));
+    }
+}

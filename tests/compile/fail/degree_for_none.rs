@@ -1,0 +1,6 @@
+use attn::parallel_attention;
+
+#[parallel_attention(strategy = "none", degree = 4)]
+struct Attention;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use attn::parallel_attention;
+
+#[parallel_attention(strategy = [])]
+struct Attention;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use attn::parallel_attention;
+
+#[parallel_attention(stratgy = "ring")]
+struct Attention;
+
+fn main() {}

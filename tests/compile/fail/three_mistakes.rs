@@ -1,0 +1,6 @@
+use attn::parallel_attention;
+
+#[parallel_attention(strategy = "ulysses", head = 24, degree = 0, mask = "causal ")]
+struct Attention;
+
+fn main() {}

@@ -1,0 +1,25 @@
+//! Generated code leans on no name that its surroundings could have taken.
+
+#![no_implicit_prelude]
+
+mod core {}
+mod std {}
+
+struct Result;
+struct Pipeline;
+struct Mask;
+struct Default;
+trait AttentionPipeline {}
+
+#[::attn::parallel_attention(strategy = ["none", "ulysses"], mask = "causal", scale = 0.5)]
+struct Listed;
+
+#[::attn::parallel_attention(strategy = "ring", heads = 8, use_sync = true)]
+struct Single;
+
+fn is_parallel<A: ::attn::ParallelAttention<::attn::ThreadComm, f32>>() {}
+
+fn main() {
+    is_parallel::<Listed>();
+    is_parallel::<Single>();
+}

@@ -1,0 +1,6 @@
+use attn::prelude::*;
+
+#[parallel_attention(strategy = "ulysses", backend = "flash")]
+struct Attention;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use attn::prelude::*;
+
+#[parallel_attention(strategy = "ulysses")]
+struct Attention;
+
+fn main() {}

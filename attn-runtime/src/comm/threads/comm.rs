@@ -98,6 +98,7 @@ impl<D: Device> ThreadComm<D> {
             let rank = self.end.life.rank;
             let (rank, shown) = match error {
                 Error::RanksDisagree { rank, .. } => (end.group.members[*rank], error.clone()),
+                Error::RankFailed { rank, .. } => (*rank, error.clone()),
                 own => (rank, Error::RankFailed { rank, message: own.to_string() }),
             };
             end.life.health.fail(rank, shown);
@@ -120,6 +121,16 @@ struct Inside<'c>(&'c AtomicBool);
 impl Drop for Inside<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
+    }
+}
+
+/// Waits on the way out, however that comes, until the queue has done what reads the peers' memory.
+struct Settle<'q, D: Device>(&'q D::Queue);
+
+impl<D: Device> Drop for Settle<'_, D> {
+    fn drop(&mut self) {
+        // An error has no place to go from here; the paths that can report one have asked before.
+        let _ = D::synchronize(self.0);
     }
 }
 
@@ -180,6 +191,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
         let lent = Lent::Address(transfers.as_ptr().cast());
         self.collective(Call::Exchange(*signature, transfers.len()), lent, |publication| {
             let reading = publication.read()?;
+            let _settle = Settle::<D>(scope.queue());
             let mut bytes = 0;
             // Start with the next rank, so that not all read from the same one at once.
             for peer in (0..size).map(|hop| (me + 1 + hop) % size) {
@@ -227,6 +239,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
         D::synchronize(scope.queue())?;
         self.collective(Call::Rotate(*signature), Lent::Address((&raw const block).cast()), |publication| {
             let reading = publication.read()?;
+            let _settle = Settle::<D>(scope.queue());
             for hop in 0..size {
                 let owner = (me + size - hop) % size;
                 // SAFETY: the peer made the same call with the same element type (`agree` compares it, and it was

@@ -93,11 +93,15 @@ impl Group {
         Publication { group: self, rank, call, started: Instant::now() }
     }
 
-    /// The error for a member that has revoked what it lent, and whose report is still on the way: it panics.
+    /// The error for a member that has revoked what it lent: the world's failure, or, if its report is still on the
+    /// way because it panics, that it went.
     fn withdrew(&self, rank: usize) -> Error {
-        Error::RankFailed {
-            rank: self.members[rank],
-            message: String::from("it withdrew from the collective"),
+        match self.health.failure() {
+            Some(failure) => failure.error.clone(),
+            None => Error::RankFailed {
+                rank: self.members[rank],
+                message: String::from("it withdrew from the collective"),
+            },
         }
     }
 

@@ -76,3 +76,8 @@ pub mod prelude {
 pub mod __private {
     pub use attn_runtime::*;
 }
+
+/// The README's example, compiled and run as a test.
+#[cfg(all(doctest, feature = "flash"))]
+#[doc = include_str!("../README.md")]
+struct Readme;

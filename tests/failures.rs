@@ -246,7 +246,14 @@ fn a_kernel_that_fails_in_the_middle_of_a_ring_fails_every_rank() {
 fn a_kernel_that_panics_in_the_middle_of_a_ring_fails_every_rank() {
     for _ in 0..20 {
         let error = World::threads(4).run(ring_of::<Panicking>).unwrap_err();
-        assert!(matches!(error, Error::RankPanicked { rank: 0, .. }), "{error}");
+        assert!(
+            matches!(&error, Error::RankPanicked { rank: 0, message } if message == "a kernel breaks"),
+            "{error}"
+        );
+        for outcome in &outcomes(World::threads(4), ring_of::<Panicking>)[1..] {
+            let error = outcome.clone().unwrap_err().to_string();
+            assert!(error.contains("rank 0 panicked: inside rotate (ring rotate, f32"), "{error}");
+        }
     }
 }
 

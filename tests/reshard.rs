@@ -211,15 +211,15 @@ impl CarriesState<Cpu, f32> for SumValues {
         _: f32,
         state: &mut CarriedState<'_, Cpu>,
     ) -> attn::Result<()> {
-        let [batch, rows, heads, head_dim] = query.shape();
+        let [batch, rows, heads, _] = query.shape();
         let [_, seq, kv_heads, _] = keys.value.shape();
         for b in 0..batch {
             for i in 0..rows {
                 for h in 0..heads {
                     let row = write(&mut state.output, b, i, h)?;
                     for j in band.keys_of(i, &(0..seq)) {
-                        for d in 0..head_dim {
-                            row[d] += keys.value.at([b, j, h * kv_heads / heads, d]);
+                        for (d, sum) in row.iter_mut().enumerate() {
+                            *sum += keys.value.at([b, j, h * kv_heads / heads, d]);
                         }
                     }
                 }

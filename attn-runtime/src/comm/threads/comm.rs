@@ -98,7 +98,6 @@ impl<D: Device> ThreadComm<D> {
             let rank = self.end.life.rank;
             let (rank, shown) = match error {
                 Error::RanksDisagree { rank, .. } => (end.group.members[*rank], error.clone()),
-                Error::RankFailed { rank, .. } => (*rank, error.clone()),
                 own => (rank, Error::RankFailed { rank, message: own.to_string() }),
             };
             end.life.health.fail(rank, shown);

@@ -93,8 +93,7 @@ impl Group {
         Publication { group: self, rank, call, started: Instant::now() }
     }
 
-    /// The error for a member that has revoked what it lent: the world's failure, or, if its report is still on the
-    /// way because it panics, that it went.
+    /// The error for a member that has revoked what it lent. It has reported why before it did.
     fn withdrew(&self, rank: usize) -> Error {
         match self.health.failure() {
             Some(failure) => failure.error.clone(),
@@ -190,15 +189,20 @@ impl Publication<'_> {
         if let Some(failure) = self.group.health.failure() {
             return Err(failure.error.clone());
         }
-        let calls = || state.slots.iter().map(|slot| slot.call);
-        if calls().all(|call| call == Some(self.call)) {
+        if let Some(gone) = state.slots.iter().position(|slot| slot.call.is_none()) {
+            return Err(self.group.withdrew(gone));
+        }
+        let calls = || state.slots.iter().filter_map(|slot| slot.call);
+        if calls().all(|call| call == self.call) {
             return Ok(());
         }
-        let votes = |call: Option<Call>| calls().filter(|other| *other == call).count();
+        let votes = |call: Call| calls().filter(|other| *other == call).count();
         // The call that most ranks made; among equals, that of the lowest rank.
-        let expected = calls().rev().max_by_key(|call| votes(*call)).flatten();
-        let Some(rank) = calls().position(|call| call != expected) else { return Ok(()) };
-        let text = |call: Option<Call>| call.map_or_else(|| String::from("nothing"), |call| call.to_string());
+        let expected = calls().reduce(|best, call| if votes(call) > votes(best) { call } else { best });
+        let expected = expected.unwrap_or(self.call);
+        let Some((rank, theirs)) = calls().enumerate().find(|(_, call)| *call != expected) else {
+            return Ok(());
+        };
         let others: Vec<String> = calls()
             .enumerate()
             .filter(|(_, call)| *call == expected)
@@ -206,9 +210,9 @@ impl Publication<'_> {
             .collect();
         Err(Error::RanksDisagree {
             rank,
-            theirs: text(state.slots[rank].call),
+            theirs: theirs.to_string(),
             others: format!("rank{} {}", if others.len() == 1 { "" } else { "s" }, others.join(", ")),
-            expected: text(expected),
+            expected: expected.to_string(),
         })
     }
 
@@ -251,6 +255,12 @@ impl Publication<'_> {
 
 impl Drop for Publication<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The others must not take what is missing now for a difference in calls, nor go on without this rank.
+            let rank = self.group.members[self.rank];
+            let message = format!("inside {}", self.call);
+            self.group.health.fail(rank, Error::RankPanicked { rank, message });
+        }
         let mut state = self.group.lock();
         state.slots[self.rank].lent = None;
         while state.slots[self.rank].readers > 0 {

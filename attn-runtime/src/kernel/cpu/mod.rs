@@ -4,7 +4,9 @@
 mod exp;
 #[cfg(feature = "flash")]
 mod flash;
+#[cfg(any(feature = "flash", feature = "sdpa"))]
 mod rows;
 #[cfg(feature = "sdpa")]
 mod sdpa;
+#[cfg(any(feature = "flash", feature = "sdpa"))]
 mod state;

@@ -93,7 +93,8 @@ struct Tile<'m, T> {
     /// The queries' positions.
     positions: Range<usize>,
     head_dim: usize,
-    /// `head_dim`, rounded up to whole lanes; what lies beyond is zero.
+    /// `head_dim`, rounded up to whole lanes. What lies beyond, like rows beyond the tile and keys beyond the block, is
+    /// computed along and never looked at.
     width: usize,
     /// `[TILE, width]`, already scaled.
     query: &'m mut [f32],
@@ -182,10 +183,9 @@ impl<T: Element> Tile<'_, T> {
     }
 
     fn load_query(&mut self, query: &View<'_, T, Cpu>, scale: f32) {
-        self.query.fill(0.0);
         for (row, position) in self.query.chunks_exact_mut(self.width).zip(self.positions.clone()) {
             load(query, [self.batch, position, self.head], &mut row[..self.head_dim]);
-            for value in row {
+            for value in &mut row[..self.head_dim] {
                 *value *= scale;
             }
         }
@@ -193,10 +193,6 @@ impl<T: Element> Tile<'_, T> {
 
     /// Widens a block: keys transposed, so that keys lie side by side, values as they are.
     fn load_block(&mut self, block: &Range<usize>) {
-        if block.len() < BLOCK {
-            self.keys.fill(0.0);
-            self.values.fill(0.0);
-        }
         for (index, position) in block.clone().enumerate() {
             let row = [self.batch, position, self.kv_head];
             // The values' row serves for the key on its way.
@@ -205,7 +201,6 @@ impl<T: Element> Tile<'_, T> {
             for (column, value) in self.keys.chunks_exact_mut(BLOCK).zip(&*buffer) {
                 column[index] = *value;
             }
-            buffer.fill(0.0);
             load(&self.all_keys.value, row, &mut buffer[..self.head_dim]);
         }
     }

@@ -1,0 +1,76 @@
+//! How the program ends when it does not end well: one line on stderr, and an exit code that says whose turn it is.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+/// Why the program stops. Every kind has an exit code of its own; `--help` lists them.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Help or the version was asked for, and given.
+    Answered,
+    /// A result is further from what it is compared with than rounding explains.
+    Tolerance(String),
+    /// The command line asks for what the program does not have.
+    Usage(String),
+    /// Tensors, or what is asked for them, do not fit.
+    Input(String),
+    /// The system refused: a file, memory, a thread.
+    System(String),
+    /// A mistake in this program.
+    Internal(String),
+}
+
+impl Failure {
+    /// A file that could not be read, written or found.
+    pub(crate) fn file(what: &str, path: &Path, error: &io::Error) -> Self {
+        Self::System(format!("cannot {what} `{}`: {error}", path.display()))
+    }
+
+    /// Says on stderr why, and gives the exit code.
+    pub(crate) fn report(&self) -> ExitCode {
+        if !matches!(self, Self::Answered) {
+            // When stderr is closed too, the exit code is all that can be said.
+            let _ = writeln!(io::stderr(), "attn: {self}");
+        }
+        ExitCode::from(match self {
+            Self::Answered => 0,
+            Self::Tolerance(_) => 1,
+            Self::Usage(_) => 2,
+            Self::Input(_) => 3,
+            Self::System(_) => 4,
+            Self::Internal(_) => 5,
+        })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered => Ok(()),
+            Self::Tolerance(message)
+            | Self::Usage(message)
+            | Self::Input(message)
+            | Self::System(message)
+            | Self::Internal(message) => f.write_str(message),
+        }
+    }
+}
+
+impl From<attn::Error> for Failure {
+    fn from(error: attn::Error) -> Self {
+        use attn::Error;
+        let message = error.to_string();
+        match error {
+            Error::OutOfMemory { .. } | Error::Thread(_) => Self::System(message),
+            Error::RankPanicked { .. }
+            | Error::RankLeft { .. }
+            | Error::RanksDisagree { .. }
+            | Error::Deadline { .. }
+            | Error::Reentrant
+            | Error::Plan(_) => Self::Internal(message),
+            _ => Self::Input(message),
+        }
+    }
+}

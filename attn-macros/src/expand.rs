@@ -38,7 +38,12 @@ pub(crate) fn pipeline(place: &Place, plan: &Plan) -> TokenStream {
             (quote_spanned!(*span=> #name<#kernel, __C, __T>), strategies, Some(choice))
         }
     };
-    let bounds: Vec<_> = strategies.iter().map(|strategy| bound(place, strategy, &kernel.ty)).collect();
+    let mut bounds: Vec<_> = strategies.iter().map(|strategy| bound(place, strategy, &kernel.ty)).collect();
+    if let Kernel::Own(_) = plan.kernel {
+        // A kernel that is a parameter of the struct's is not known to have one otherwise.
+        let Part { ty, span } = &kernel;
+        bounds.push(quote_spanned!(*span=> #ty: ::core::default::Default));
+    }
     let attention = attention(place, &bounds, &pipeline, &spec(place, &plan.spec));
     quote!(#choice #attention)
 }

@@ -1,11 +1,14 @@
 //! The threads of one rank: parked until a kernel has rows to share, never spinning.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
+use super::memory::CpuMemory;
 use crate::error::{Error, Result};
 
 /// The processor's queue: the calling thread and its helpers. Clones share the helpers.
@@ -15,9 +18,18 @@ pub struct CpuQueue(Arc<Team>);
 struct Team {
     shared: Arc<Shared>,
     helpers: Vec<JoinHandle<()>>,
-    /// Held for the length of a run, so that runs from clones on several threads follow one another.
-    turn: Mutex<()>,
+    /// Held for the length of a run, so that runs from clones on several threads follow one another. Holds what the
+    /// workers use as scratch memory, which only grows.
+    turn: Mutex<CpuMemory>,
 }
+
+thread_local! {
+    /// Whether this thread is at work on a run. A run inside a run stays on its thread, since all others are taken.
+    static AT_WORK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Floats of a cache line: what separates the scratch memory of two workers.
+const LINE: usize = 16;
 
 struct Shared {
     state: Mutex<State>,
@@ -56,6 +68,11 @@ struct Job<'a, F> {
 
 impl<F: Fn(usize, usize) + Sync> Job<'_, F> {
     fn work(&self, worker: usize) {
+        // More workers than tasks would have nothing to do, and have no scratch memory.
+        if worker >= self.tasks {
+            return;
+        }
+        let _mark = AtWork::begin();
         loop {
             let task = self.next.fetch_add(1, Ordering::Relaxed);
             if task >= self.tasks {
@@ -73,6 +90,22 @@ impl<F: Fn(usize, usize) + Sync> Job<'_, F> {
     }
 }
 
+/// Marks this thread as at work while it lives.
+struct AtWork;
+
+impl AtWork {
+    fn begin() -> Self {
+        AT_WORK.set(true);
+        Self
+    }
+}
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        AT_WORK.set(false);
+    }
+}
+
 impl CpuQueue {
     /// A team of `threads` threads: the caller of each run and `threads - 1` helpers.
     ///
@@ -87,7 +120,8 @@ impl CpuQueue {
             work: Condvar::new(),
             done: Condvar::new(),
         });
-        let mut team = Team { shared, helpers: Vec::with_capacity(threads - 1), turn: Mutex::new(()) };
+        let turn = Mutex::new(CpuMemory::zeroed(0)?);
+        let mut team = Team { shared, helpers: Vec::with_capacity(threads - 1), turn };
         for worker in 1..threads {
             let shared = Arc::clone(&team.shared);
             let helper =
@@ -108,17 +142,80 @@ impl CpuQueue {
     /// # Panics
     /// If a body panics, with its panic, after all workers have stopped.
     pub fn for_each<F: Fn(usize, usize) + Sync>(&self, tasks: usize, body: F) {
-        let job = Job { body: &body, tasks, next: AtomicUsize::new(0) };
-        if self.0.helpers.is_empty() || tasks <= 1 {
+        if self.0.helpers.is_empty() || tasks <= 1 || AT_WORK.get() {
+            (0..tasks).for_each(|task| body(0, task));
+            return;
+        }
+        let turn = lock(&self.0.turn);
+        self.0.run(tasks, &body);
+        drop(turn);
+    }
+
+    /// Calls `body(scratch, task)` once for each task, as [`for_each`](Self::for_each) does. Each worker has `floats`
+    /// floats of scratch memory of its own, aligned to a cache line, with arbitrary values in it.
+    ///
+    /// # Errors
+    /// If the memory had to grow and could not.
+    ///
+    /// # Panics
+    /// As `for_each`.
+    pub fn for_each_with<F>(&self, tasks: usize, floats: usize, body: F) -> Result<()>
+    where
+        F: Fn(&mut [f32], usize) + Sync,
+    {
+        let nested = AT_WORK.get();
+        let workers = if nested { 1 } else { self.threads().min(tasks) };
+        let failed = || Error::OutOfMemory { device: "cpu", bytes: usize::MAX };
+        let stride = floats.checked_next_multiple_of(LINE).ok_or_else(failed)?;
+        let bytes =
+            stride.checked_mul(workers).and_then(|floats| floats.checked_mul(4)).ok_or_else(failed)?;
+        if nested {
+            let mut own = CpuMemory::zeroed(bytes)?;
+            let scratch: &mut [f32] = bytemuck::cast_slice_mut(own.bytes_mut());
+            (0..tasks).for_each(|task| body(&mut scratch[..floats], task));
+            return Ok(());
+        }
+        let mut memory = lock(&self.0.turn);
+        if memory.bytes().len() < bytes {
+            *memory = CpuMemory::zeroed(bytes)?;
+        }
+        let scratch = Scratch(memory.base().cast());
+        self.0.run(tasks, &|worker, task| {
+            // SAFETY: `run` gives each of at most `workers` workers a thread of its own, on which its tasks follow one
+            // another, so nobody else uses this part of the memory; it lies inside the block, which `memory` keeps
+            // locked, and holds initialised floats.
+            let scratch = unsafe { std::slice::from_raw_parts_mut(scratch.of(worker, stride), floats) };
+            body(scratch, task);
+        });
+        Ok(())
+    }
+}
+
+/// The address of all workers' scratch memory.
+struct Scratch(NonNull<f32>);
+
+// SAFETY: an address; each use of it is argued where it stands.
+unsafe impl Sync for Scratch {}
+
+impl Scratch {
+    fn of(&self, worker: usize, stride: usize) -> *mut f32 {
+        self.0.as_ptr().wrapping_add(worker * stride)
+    }
+}
+
+impl Team {
+    /// Runs tasks on at most as many workers as there are tasks. The caller holds the turn.
+    fn run<F: Fn(usize, usize) + Sync>(&self, tasks: usize, body: &F) {
+        let job = Job { body, tasks, next: AtomicUsize::new(0) };
+        if self.helpers.is_empty() || tasks <= 1 {
             job.work(0);
             return;
         }
-        let _turn = lock(&self.0.turn);
-        let shared = &self.0.shared;
+        let shared = &self.shared;
         {
             let mut state = lock(&shared.state);
             state.generation += 1;
-            state.busy = self.0.helpers.len();
+            state.busy = self.helpers.len();
             state.run = Some(Run { enter: Job::<F>::enter, lent: (&raw const job).cast() });
         }
         shared.work.notify_all();
@@ -244,6 +341,44 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn each_worker_has_scratch_of_its_own() {
+        let queue = CpuQueue::new(3).unwrap();
+        for floats in [0, 1, 5, 100, 7] {
+            queue
+                .for_each_with(40, floats, |scratch, task| {
+                    assert_eq!(scratch.len(), floats);
+                    assert_eq!(scratch.as_ptr() as usize % 64, 0);
+                    scratch.fill(task as f32);
+                    std::thread::yield_now();
+                    assert!(scratch.iter().all(|x| *x == task as f32));
+                })
+                .unwrap();
+        }
+        assert!(queue.for_each_with(3, usize::MAX, |_, _| ()).is_err());
+        assert!(queue.for_each_with(3, usize::MAX / 16, |_, _| ()).is_err());
+    }
+
+    #[test]
+    fn a_run_inside_a_run_stays_on_its_thread() {
+        for threads in [1, 3] {
+            let queue = CpuQueue::new(threads).unwrap();
+            let sum = AtomicUsize::new(0);
+            queue.for_each(5, |_, outer| {
+                queue.for_each(4, |_, inner| {
+                    sum.fetch_add(outer * inner, Ordering::Relaxed);
+                });
+                queue
+                    .for_each_with(4, 8, |scratch, inner| {
+                        scratch.fill(1.0);
+                        sum.fetch_add(outer * inner, Ordering::Relaxed);
+                    })
+                    .unwrap();
+            });
+            assert_eq!(sum.into_inner(), 2 * 10 * 6);
+        }
     }
 
     #[test]

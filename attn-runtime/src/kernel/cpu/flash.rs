@@ -14,7 +14,8 @@ use crate::comm::KeyValue;
 use crate::device::{Cpu, Scope};
 use crate::error::Result;
 use crate::kernel::cpu::exp::exp;
-use crate::kernel::cpu::rows::{PerWorker, cut, load};
+use crate::kernel::cpu::rows::{cut, load};
+use crate::kernel::cpu::simd::{self, Vectorised, multiply_add};
 use crate::kernel::cpu::state::{Finish, Running, SharedState, begin, finish};
 use crate::kernel::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Cover, Flash};
 use crate::tensor::{Element, View, ViewMut};
@@ -24,7 +25,7 @@ const TILE: usize = 64;
 /// Keys of a block.
 const BLOCK: usize = 64;
 /// Floats that the inner loops keep side by side.
-const LANES: usize = 8;
+const LANES: usize = 16;
 /// Queries that the inner loops keep side by side.
 const ROWS: usize = 4;
 
@@ -33,7 +34,7 @@ impl<T: Element> AttentionKernel<Cpu, T> for Flash {
         let rows = Finish::new(call.out.reborrow(), call.lse.as_mut().map(ViewMut::reborrow));
         each_tile(scope, call.query, call.keys, call.band, call.scale, |tile| {
             tile.clear();
-            tile.walk();
+            simd::run(Walk(tile));
             tile.for_each(|row, running, output| {
                 // SAFETY: `each_tile` gives each row to one worker.
                 unsafe { rows.row(row, *running, output) };
@@ -63,7 +64,7 @@ impl<T: Element> CarriesState<Cpu, T> for Flash {
                 // SAFETY: `each_tile` gives each row to one worker.
                 *running = unsafe { state.load(row, output) };
             });
-            tile.walk();
+            simd::run(Walk(tile));
             tile.for_each(|row, running, output| {
                 // SAFETY: as above.
                 unsafe { state.store(row, *running, output) };
@@ -121,13 +122,11 @@ fn each_tile<T: Element>(
     let [batch, seq_q, heads, head_dim] = query.shape();
     let group = heads / keys.key.shape()[2];
     let width = head_dim.next_multiple_of(LANES);
-    let scratch = PerWorker::take(scope, (2 * TILE + BLOCK) * width + head_dim * BLOCK + TILE * BLOCK)?;
+    let floats = (2 * TILE + BLOCK) * width + head_dim * BLOCK + TILE * BLOCK;
     let tiles = seq_q.div_ceil(TILE);
-    scope.queue().for_each(tiles * batch * heads, |worker, task| {
+    scope.queue().for_each_with(tiles * batch * heads, floats, |mut memory, task| {
         // The last tiles first: under a causal mask they are the longest.
         let (index, batch_head) = (tiles - 1 - task / (batch * heads), task % (batch * heads));
-        // SAFETY: `for_each` runs a worker's tasks one after the other.
-        let mut memory = unsafe { scratch.of(worker) };
         let mut tile = Tile {
             batch: batch_head / heads,
             head: batch_head % heads,
@@ -146,29 +145,34 @@ fn each_tile<T: Element>(
         };
         tile.load_query(&query, scale);
         body(&mut tile);
-    });
-    Ok(())
+    })
 }
 
-impl<T: Element> Tile<'_, T> {
-    /// Takes all keys that the band allows into the state.
-    fn walk(&mut self) {
-        let seq_k = self.all_keys.key.shape()[1];
+/// Takes all keys that the band allows into a tile's state.
+struct Walk<'t, 'm, T>(&'t mut Tile<'m, T>);
+
+impl<T: Element> Vectorised for Walk<'_, '_, T> {
+    #[inline(always)]
+    fn run<const FUSED: bool>(self) {
+        let Self(tile) = self;
+        let seq_k = tile.all_keys.key.shape()[1];
         for start in (0..seq_k).step_by(BLOCK) {
             let block = start..seq_k.min(start + BLOCK);
-            let cover = self.band.cover(&self.positions, &block);
+            let cover = tile.band.cover(&tile.positions, &block);
             if cover == Cover::Skip {
                 continue;
             }
-            self.load_block(&block);
-            self.products(block.len());
+            tile.load_block(&block);
+            tile.products::<FUSED>(block.len());
             match cover {
-                Cover::Full => self.attend_all(block.len()),
-                Cover::Partial | Cover::Skip => self.attend_some(&block),
+                Cover::Full => tile.attend_all::<FUSED>(block.len()),
+                Cover::Partial | Cover::Skip => tile.attend_some(&block),
             }
         }
     }
+}
 
+impl<T: Element> Tile<'_, T> {
     fn clear(&mut self) {
         self.output.fill(0.0);
         self.running = [Running::EMPTY; TILE];
@@ -192,6 +196,7 @@ impl<T: Element> Tile<'_, T> {
     }
 
     /// Widens a block: keys transposed, so that keys lie side by side, values as they are.
+    #[inline(always)]
     fn load_block(&mut self, block: &Range<usize>) {
         for (index, position) in block.clone().enumerate() {
             let row = [self.batch, position, self.kv_head];
@@ -206,7 +211,8 @@ impl<T: Element> Tile<'_, T> {
     }
 
     /// `panel = query * keys`.
-    fn products(&mut self, keys: usize) {
+    #[inline(always)]
+    fn products<const FUSED: bool>(&mut self, keys: usize) {
         let (width, head_dim) = (self.width, self.head_dim);
         let rows = self.positions.len().next_multiple_of(ROWS);
         for row in (0..rows).step_by(ROWS) {
@@ -217,7 +223,7 @@ impl<T: Element> Tile<'_, T> {
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let query = self.query[(row + r) * width + axis];
                         for lane in 0..LANES {
-                            sums[lane] += query * column[lane];
+                            sums[lane] = multiply_add::<FUSED>(query, column[lane], sums[lane]);
                         }
                     }
                 }
@@ -229,7 +235,8 @@ impl<T: Element> Tile<'_, T> {
     }
 
     /// Takes a block that every query attends into the state.
-    fn attend_all(&mut self, keys: usize) {
+    #[inline(always)]
+    fn attend_all<const FUSED: bool>(&mut self, keys: usize) {
         for row in 0..self.positions.len() {
             self.softmax_row(row, 0..keys);
         }
@@ -246,7 +253,7 @@ impl<T: Element> Tile<'_, T> {
                     for (r, sums) in sums.iter_mut().enumerate() {
                         let weight = self.panel[(row + r) * BLOCK + key];
                         for lane in 0..LANES {
-                            sums[lane] += weight * value[lane];
+                            sums[lane] = multiply_add::<FUSED>(weight, value[lane], sums[lane]);
                         }
                     }
                 }
@@ -259,6 +266,7 @@ impl<T: Element> Tile<'_, T> {
 
     /// Takes a block that some queries attend in part into the state. A row touches no value but those of its own
     /// keys, so that what is not attended, NaN included, does not reach it.
+    #[inline(always)]
     fn attend_some(&mut self, block: &Range<usize>) {
         let width = self.width;
         for (row, position) in self.positions.clone().enumerate() {
@@ -280,7 +288,7 @@ impl<T: Element> Tile<'_, T> {
     }
 
     /// Turns a row's products into exponentials, and brings its state to the new maximum.
-    #[inline]
+    #[inline(always)]
     fn softmax_row(&mut self, row: usize, keys: Range<usize>) {
         let weights = &mut self.panel[row * BLOCK..][keys];
         let before = self.running[row];

@@ -3,15 +3,14 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use crate::device::{Cpu, Scope};
-use crate::error::Result;
+use crate::device::Cpu;
 use crate::tensor::{Element, View, ViewMut};
 
 /// The index of a row: batch, position, head.
 pub(super) type Row = [usize; 3];
 
 /// Reads the row into `values`, which has the row's length.
-#[inline]
+#[inline(always)]
 pub(super) fn load<T: Element>(tensor: &View<'_, T, Cpu>, row: Row, values: &mut [f32]) {
     let base = start(row, values.len(), tensor.shape(), tensor.strides());
     let step = tensor.strides()[3];
@@ -77,44 +76,11 @@ impl<'a, T: Element> Shared<'a, T> {
 ///
 /// # Panics
 /// If it lies outside the shape: a mistake of the kernel that asks.
-#[inline]
+#[inline(always)]
 fn start(row: Row, length: usize, shape: [usize; 4], strides: [usize; 4]) -> usize {
     let inside = row[0] < shape[0] && row[1] < shape[1] && row[2] < shape[2] && length <= shape[3];
     assert!(inside, "row {row:?} of length {length} lies outside shape {shape:?}");
     row[0] * strides[0] + row[1] * strides[1] + row[2] * strides[2]
-}
-
-/// Scratch memory for each worker of a team.
-pub(super) struct PerWorker<'a> {
-    base: NonNull<f32>,
-    workers: usize,
-    length: usize,
-    lent: PhantomData<&'a mut f32>,
-}
-
-// SAFETY: the only way to the memory is `of`, whose contract keeps threads apart.
-unsafe impl Sync for PerWorker<'_> {}
-
-impl<'a> PerWorker<'a> {
-    /// Takes `length` floats for each worker of the scope's queue.
-    pub(super) fn take(scope: Scope<'a, Cpu>, length: usize) -> Result<Self> {
-        let workers = scope.queue().threads();
-        // A cache line between workers keeps their writes apart.
-        let length = length.next_multiple_of(16);
-        let memory = scope.take::<f32>([1, 1, workers, length])?;
-        Ok(Self { base: memory.base(), workers, length, lent: PhantomData })
-    }
-
-    /// The worker's memory.
-    ///
-    /// # Safety
-    /// Nobody else uses this worker's memory meanwhile.
-    #[expect(clippy::mut_from_ref, reason = "each worker has memory of its own, by the contract")]
-    pub(super) unsafe fn of(&self, worker: usize) -> &mut [f32] {
-        assert!(worker < self.workers, "worker {worker} of {}", self.workers);
-        // SAFETY: the range lies inside the memory taken, initialised, and by the contract nobody else uses it.
-        unsafe { core::slice::from_raw_parts_mut(self.base.add(worker * self.length).as_ptr(), self.length) }
-    }
 }
 
 /// Cuts the next `length` floats off a worker's memory.

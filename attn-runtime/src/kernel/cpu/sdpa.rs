@@ -3,7 +3,7 @@
 use crate::comm::KeyValue;
 use crate::device::{Cpu, Scope};
 use crate::error::Result;
-use crate::kernel::cpu::rows::{PerWorker, Row, cut, load};
+use crate::kernel::cpu::rows::{Row, cut, load};
 use crate::kernel::cpu::state::{Finish, Running, SharedState, begin, finish};
 use crate::kernel::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Sdpa};
 use crate::tensor::{Element, View, ViewMut};
@@ -83,11 +83,9 @@ fn each_row<T: Element>(
     let [batch, seq_q, heads, head_dim] = query.shape();
     let [_, seq_k, kv_heads, _] = keys.key.shape();
     let group = heads / kv_heads;
-    let scratch = PerWorker::take(scope, 2 * seq_k * head_dim + seq_k + 2 * head_dim)?;
-    scope.queue().for_each(batch * heads, |worker, task| {
+    let floats = 2 * seq_k * head_dim + seq_k + 2 * head_dim;
+    scope.queue().for_each_with(batch * heads, floats, |mut memory, task| {
         let (b, h) = (task / heads, task % heads);
-        // SAFETY: `for_each` runs a worker's tasks one after the other.
-        let mut memory = unsafe { scratch.of(worker) };
         let key = cut(&mut memory, seq_k * head_dim);
         let value = cut(&mut memory, seq_k * head_dim);
         let weights = cut(&mut memory, seq_k);
@@ -112,8 +110,7 @@ fn each_row<T: Element>(
             };
             body(row, attended, output);
         }
-    });
-    Ok(())
+    })
 }
 
 impl Attended<'_> {

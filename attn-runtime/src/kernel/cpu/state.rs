@@ -3,7 +3,7 @@
 use crate::device::{Cpu, Scope};
 use crate::error::Result;
 use crate::kernel::CarriedState;
-use crate::kernel::cpu::rows::{PerWorker, Row, Shared, load};
+use crate::kernel::cpu::rows::{Row, Shared, load};
 use crate::tensor::{Element, TensorLayout, ViewMut};
 
 /// A row's running maximum and sum.
@@ -130,12 +130,9 @@ pub(super) fn finish<T: Element>(
     lse: Option<ViewMut<'_, f32, Cpu>>,
 ) -> Result<()> {
     let [batch, seq, heads, head_dim] = state.output.shape();
-    let scratch = PerWorker::take(scope, head_dim)?;
     let (output, max, sum) = (state.output.as_view(), state.max.as_view(), state.sum.as_view());
     let finish = Finish::new(out, lse);
-    scope.queue().for_each(batch * heads, |worker, task| {
-        // SAFETY: `for_each` runs a worker's tasks one after the other.
-        let row_output = &mut unsafe { scratch.of(worker) }[..head_dim];
+    scope.queue().for_each_with(batch * heads, head_dim, |row_output, task| {
         for position in 0..seq {
             let row = [task / heads, position, task % heads];
             let (mut row_max, mut row_sum) = ([0.0], [0.0]);
@@ -145,6 +142,5 @@ pub(super) fn finish<T: Element>(
             // SAFETY: the rows of a task's head are this task's alone.
             unsafe { finish.row(row, Running { max: row_max[0], sum: row_sum[0] }, row_output) };
         }
-    });
-    Ok(())
+    })
 }

@@ -45,7 +45,7 @@ pub(super) const STEPS: usize = 20;
     mask = "none",
     backend = K,
 )]
-pub(super) struct JointAttention<K: Default> {
+pub(super) struct JointAttention<K> {
     image: Projections,
     text: Projections,
     kernel: PhantomData<fn() -> K>,
@@ -108,7 +108,7 @@ impl Projections {
     }
 }
 
-impl<K: Default> JointAttention<K> {
+impl<K> JointAttention<K> {
     /// Queries, keys and values of this rank's image tokens and of all text tokens.
     pub(super) fn project(&self, team: &CpuQueue, image: &[f32], text: &[f32], at: &Place) -> (Qkv, Qkv) {
         let image = self.image.qkv(team, image, at.batch, Some(&at.rotary));
@@ -187,13 +187,13 @@ impl Stream {
 }
 
 /// One block of the transformer.
-pub(super) struct Block<K: Default> {
+pub(super) struct Block<K> {
     pub(super) attention: JointAttention<K>,
     image: Stream,
     text: Stream,
 }
 
-impl<K: Default> Block<K> {
+impl<K> Block<K> {
     /// The tokens as the attention takes them: normalised and modulated, image first.
     pub(super) fn normalise(&self, team: &CpuQueue, tokens: &Tokens, cond: &[f32]) -> (Vec<f32>, Vec<f32>) {
         let normalise = |stream: &Stream, x: &[f32]| {
@@ -258,7 +258,7 @@ impl Place {
 }
 
 /// The model. Every rank reads the same one.
-pub(super) struct Dit<K: Default> {
+pub(super) struct Dit<K> {
     image_in: Linear,
     text_embed: Vec<f32>,
     text_pos: Vec<f32>,
@@ -269,7 +269,7 @@ pub(super) struct Dit<K: Default> {
     final_out: Linear,
 }
 
-impl<K: Default> Dit<K> {
+impl<K> Dit<K> {
     pub(super) fn load(file: &[u8]) -> Result<Self, Failure> {
         let weights = Weights::parse(file)?;
         Ok(Self {

@@ -377,6 +377,14 @@ fn bad_calls_name_numbers_and_cure() {
             let error = session.attend(&q, &q, &q, &joint).unwrap_err().to_string();
             assert!(error.contains("`joint_key` has shape [1, 2, 2, 8], expected [1, 2, 4, 8]"), "{error}");
 
+            // A view that repeats one element may be longer than any memory.
+            let one = [1.0_f32; 8];
+            for seq in [usize::MAX, usize::MAX / 8, 1 << 59] {
+                let endless = View::with_strides(&one, [1, seq, 4, 8], [0, 0, 0, 1])?;
+                let error = session.attend(&q, endless, endless, &metadata).unwrap_err();
+                assert!(matches!(error, Error::TooLarge { .. }), "{error}");
+            }
+
             let nan = AttentionMetadata::default().with_scale(f32::NAN);
             assert!(matches!(session.attend(&q, &q, &q, &nan), Err(Error::Scale(_))));
             Ok::<_, Error>(())

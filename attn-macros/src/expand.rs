@@ -39,8 +39,8 @@ pub(crate) fn pipeline(place: &Place, plan: &Plan) -> TokenStream {
         }
     };
     let mut bounds: Vec<_> = strategies.iter().map(|strategy| bound(place, strategy, &kernel.ty)).collect();
-    if let Kernel::Own(_) = plan.kernel {
-        // A kernel that is a parameter of the struct's is not known to have one otherwise.
+    if matches!(plan.kernel, Kernel::Own(_)) && place.target.generics.type_params().next().is_some() {
+        // A kernel that is a parameter of the struct's, or has one, is not known to have a default otherwise.
         let Part { ty, span } = &kernel;
         bounds.push(quote_spanned!(*span=> #ty: ::core::default::Default));
     }

@@ -7,7 +7,7 @@ use crate::metadata::{AttentionMetadata, Mask, Outputs};
 use crate::pipeline::{AttentionPipeline, Clock, Phases};
 use crate::spec::AttentionSpec;
 use crate::strategy::{AttentionRequest, Joint, ParallelConfig, build_parallel_attention_strategy};
-use crate::tensor::{Element, Tensor, TensorLayout, View};
+use crate::tensor::{Element, Tensor, TensorLayout, View, volume};
 
 /// Attention with a pipeline round it: what `#[parallel_attention(..)]` implements for a struct.
 #[diagnostic::on_unimplemented(
@@ -137,8 +137,9 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
         outputs: impl Into<Outputs<'a, T, C::Device>>,
     ) -> Result<()> {
         let (query, key, value) = (query.into(), key.into(), value.into());
-        let request = admit(A::Pipeline::LAYOUT, &A::SPEC, query, key, value, metadata, outputs.into())?;
         let Self { pipeline, queue, arena, clock } = self;
+        let check = Check { layout: A::Pipeline::LAYOUT, ranks: pipeline.communicator().size() };
+        let request = admit(check, &A::SPEC, query, key, value, metadata, outputs.into())?;
         pipeline.run(arena.open(queue)?, request, clock)
     }
 
@@ -173,7 +174,7 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> core::fmt::Debug f
 
 /// Checks a call against itself and the attribute, and brings it to `[batch, seq, heads, head_dim]` order.
 fn admit<'a, T: Element, D: Device>(
-    layout: TensorLayout,
+    check: Check,
     spec: &AttentionSpec,
     query: View<'a, T, D>,
     key: View<'a, T, D>,
@@ -181,7 +182,7 @@ fn admit<'a, T: Element, D: Device>(
     metadata: &AttentionMetadata<'a, T, D>,
     outputs: Outputs<'a, T, D>,
 ) -> Result<AttentionRequest<'a, T, D>> {
-    let check = Check { layout };
+    let layout = check.layout;
     let (query, key, value) = (query.permuted(layout), key.permuted(layout), value.permuted(layout));
     let [batch, tokens, heads, head_dim] = query.shape();
     let [_, keys, kv_heads, _] = key.shape();
@@ -217,8 +218,10 @@ fn admit<'a, T: Element, D: Device>(
         (fixed, asked) => fixed.or(asked).unwrap_or_default(),
     };
     let joint = joint(check, metadata, query.shape(), key.shape(), mask)?;
-    let rows = joint.map_or(Some(tokens), |joint| joint.query.shape()[1].checked_add(tokens));
-    let rows = rows.ok_or(Error::TooLarge { shape: query.shape(), dtype: T::DTYPE })?;
+    let joint_tokens = joint.map_or(0, |joint| joint.query.shape()[1]);
+    check.whole_fits::<T>(query.shape(), joint_tokens)?;
+    check.whole_fits::<T>(key.shape(), joint_tokens)?;
+    let rows = joint_tokens + tokens;
     let out = outputs.out.permuted(layout);
     let what =
         if joint.is_some() { "the query's shape, longer by the joint tokens" } else { "the query's shape" };
@@ -278,6 +281,7 @@ fn joint<'a, T: Element, D: Device>(
 #[derive(Clone, Copy)]
 struct Check {
     layout: TensorLayout,
+    ranks: usize,
 }
 
 impl Check {
@@ -286,6 +290,14 @@ impl Check {
             return Err(Error::Empty { tensor, found: self.layout.permute(shape) });
         }
         Ok(())
+    }
+
+    /// That the whole joint sequence of a tensor could be addressed: what any strategy computes of lengths then fits.
+    /// (A view may repeat elements, and so be longer than any memory.)
+    fn whole_fits<T: Element>(self, [batch, seq, heads, head_dim]: [usize; 4], joint: usize) -> Result<()> {
+        let whole = seq.checked_mul(self.ranks).and_then(|seq| seq.checked_add(joint));
+        let too_large = Error::TooLarge { shape: [batch, seq, heads, head_dim], dtype: T::DTYPE };
+        volume::<T>([batch, whole.ok_or(too_large)?, heads, head_dim]).map(drop)
     }
 
     fn is(self, tensor: &'static str, found: [usize; 4], expected: [usize; 4], what: &str) -> Result<()> {

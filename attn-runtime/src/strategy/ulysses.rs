@@ -6,7 +6,7 @@
 
 use crate::comm::{Communicator, ExchangePlan, KeyValue, Signature, Transfer};
 use crate::device::{Device, Scope};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::sequence::SequenceLayout;
 use crate::spec::AttentionSpec;
@@ -211,9 +211,6 @@ impl Plans {
         let [batch, seq_k, kv_heads, _] = request.keys.key.shape();
         let query = SequenceLayout::strict(ranks, seq_q, heads, kv_heads)?;
         let keys = SequenceLayout::strict(ranks, seq_k, heads, kv_heads)?;
-        if batch.checked_mul(keys.seq()).is_none() {
-            return Err(Error::TooLarge { shape: request.keys.key.shape(), dtype: T::DTYPE });
-        }
         let mut plans = Self {
             scatter_query: ExchangePlan::default(),
             scatter_keys: ExchangePlan::default(),

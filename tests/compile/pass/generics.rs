@@ -24,7 +24,10 @@ struct Unit;
 
 /// A kernel that is a parameter of the struct.
 #[parallel_attention(strategy = "ring", backend = K)]
-struct Open<K: Default>(std::marker::PhantomData<K>);
+struct Open<K>(std::marker::PhantomData<K>);
+
+#[parallel_attention(strategy = ["none", "ring"], backend = K)]
+struct Listed<K>(std::marker::PhantomData<K>);
 
 impl<W: Clone> Tuple<W> {
     fn forward<C: Communicator>(
@@ -48,5 +51,6 @@ fn main() {
     is_parallel::<Unit>();
     is_parallel::<Open<attn::Flash>>();
     is_parallel::<Open<attn::Sdpa>>();
+    is_parallel::<Listed<attn::Sdpa>>();
     let _ = Tuple::<u8>::forward::<ThreadComm>;
 }

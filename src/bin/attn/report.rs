@@ -89,9 +89,11 @@ impl Report<'_> {
             let mut cells = vec![run.strategy.name().to_owned(), run.ranks.to_string()];
             cells.extend([timing.pre, timing.kernel, timing.post, timing.wall].map(duration));
             cells.push(bytes(timing.bytes));
-            let error =
-                |error: &Option<f64>| error.map_or_else(|| "-".to_owned(), |error| format!("{error:.1e}"));
-            cells.extend(errors.iter().map(error));
+            cells.extend(errors.iter().map(|error| match error {
+                None => "-".to_owned(),
+                Some(0.0) => "0".to_owned(),
+                Some(error) => format!("{error:.1e}"),
+            }));
             table.add_row(cells);
         }
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));

@@ -55,7 +55,6 @@ fn direct(comm: &ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
         let mut call = AttentionCall {
             query: x.view(),
             keys: KeyValue { key: x.view(), value: x.view() },
-            joint: None,
             band: Band::FULL,
             scale: 1.0 / (SHAPE[3] as f32).sqrt(),
             out: out.view_mut(),
@@ -104,7 +103,7 @@ fn by_hand(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
             scope,
             request,
         )?;
-        ParallelAttentionStrategy::<Flash, ThreadComm, f32>::kernel(&strategy, &kernel)
+        ParallelAttentionStrategy::<Flash, ThreadComm, f32>::kernel(&strategy, &kernel, &context)
             .forward(scope, &mut call)?;
         ParallelAttentionStrategy::<Flash, ThreadComm, f32>::post_attention(
             &mut strategy,

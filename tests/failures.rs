@@ -438,3 +438,143 @@ fn groups_that_a_strategy_cannot_use_are_refused() {
     let error = World::threads(0).run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
     assert_eq!(error, "the number of ranks must be at least 1");
 }
+
+/// A disagreement in one group reaches the others as an error of the world, whatever their sizes.
+#[test]
+fn a_disagreement_in_one_subgroup_ends_the_others_with_the_same_error() {
+    for _ in 0..20 {
+        let outcomes = outcomes(World::threads(5), |comm| {
+            let rank = comm.rank();
+            let group = comm.split(rank / 3, rank)?;
+            let mut session = open(group, "ring")?;
+            loop {
+                attend(&mut session, if rank == 2 { 5 } else { 4 })?;
+            }
+        });
+        for outcome in outcomes {
+            let error = outcome.unwrap_err().to_string();
+            assert!(error.contains("rank 2 differs from its group"), "{error}");
+            assert!(error.contains("ranks 0, 1 called"), "{error}");
+        }
+    }
+}
+
+/// Takes a while for each block.
+#[derive(Default)]
+struct Slow;
+
+impl AttentionKernel<Cpu, f32> for Slow {
+    fn forward(&self, _: Scope<'_, Cpu>, _: &mut AttentionCall<'_, f32, Cpu>) -> attn::Result<()> {
+        Ok(())
+    }
+}
+
+impl CarriesState<Cpu, f32> for Slow {
+    fn begin<'a>(&self, scope: Scope<'a, Cpu>, shape: [usize; 4]) -> attn::Result<CarriedState<'a, Cpu>> {
+        CarriesState::<Cpu, f32>::begin(&attn::Flash, scope, shape)
+    }
+
+    fn step(
+        &self,
+        _: Scope<'_, Cpu>,
+        _: View<'_, f32>,
+        _: KeyValue<'_, f32, Cpu>,
+        _: Band,
+        _: f32,
+        _: &mut CarriedState<'_, Cpu>,
+    ) -> attn::Result<()> {
+        std::thread::sleep(Duration::from_millis(200));
+        Ok(())
+    }
+
+    fn finish(
+        &self,
+        _: Scope<'_, Cpu>,
+        _: CarriedState<'_, Cpu>,
+        _: ViewMut<'_, f32>,
+        _: Option<ViewMut<'_, f32>>,
+    ) -> attn::Result<()> {
+        Ok(())
+    }
+}
+
+#[parallel_attention(strategy = "ring", backend = Slow)]
+struct Patient;
+
+#[test]
+fn a_deadline_counts_waiting_and_not_work() {
+    let world = World::threads(3).deadline(Duration::from_millis(400));
+    assert_eq!(outcomes(world, ring_of::<Patient>), [Ok(()), Ok(()), Ok(())]);
+}
+
+#[test]
+fn a_rank_whose_body_has_returned_has_ended_even_if_its_handles_live_on() {
+    let error = World::threads(2)
+        .run(|comm| {
+            if comm.rank() == 1 {
+                // Forgotten, and handed out: neither keeps the other rank waiting.
+                std::mem::forget(comm.clone());
+                return Ok(Some(comm));
+            }
+            attend(&mut open(comm, "ring")?, 4).map(|()| None)
+        })
+        .unwrap_err();
+    assert!(error.to_string().contains("rank 1 has ended"), "{error}");
+}
+
+#[test]
+fn a_plan_for_a_rank_that_does_not_exist_is_refused() {
+    let outcomes = outcomes(World::threads(2), |comm| {
+        let (queue, x) = (comm.queue()?, ones(2));
+        let mut out = ones(2);
+        let mut plan = attn::ExchangePlan::default();
+        plan.receive(7, [0; 4], [1; 4]);
+        let mut arena = attn::device::Arena::<Cpu>::default();
+        let signature = attn::Signature {
+            strategy: "test",
+            stage: "exchange",
+            dtype: attn::DType::F32,
+            query: [0; 4],
+            key: [0; 4],
+            joint: (0, JointStrategy::Front),
+            mask: Mask::None,
+            scale_bits: 0,
+        };
+        let transfer = attn::Transfer::new(&plan, x.view(), out.view_mut())?;
+        comm.exchange(arena.open(&queue)?, &signature, &mut [transfer])
+    });
+    for outcome in outcomes {
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains("there is no rank 7 in a group of 2"), "{error}");
+    }
+}
+
+#[test]
+fn absurd_numbers_are_errors() {
+    for ranks in [5000, usize::MAX] {
+        let error = World::threads(ranks).run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
+        assert!(error.contains("more than the 4096"), "{error}");
+    }
+    let error =
+        World::threads(1).threads_per_rank(usize::MAX).run(|_| Ok::<_, Error>(())).unwrap_err().to_string();
+    assert!(error.contains("more than the 4096"), "{error}");
+    let mut wide = [0.0_f32; 30];
+    let error = LseMut::from_view(ViewMut::new(&mut wide, [1, 2, 5, 3]).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("a last axis of length 1"), "{error}");
+    assert!(attn::SequenceLayout::strict(4, usize::MAX, 4, 4).is_err());
+    let band = Band { lo: i64::MIN, hi: i64::MAX };
+    assert_eq!(band.from_block(usize::MAX, 0).keys_of(usize::MAX, &(3..9)), 3..9);
+    // The queries' heads and keys' heads do not divide, and nobody waits for a list of divisors without end.
+    World::threads(1)
+        .run(|comm| {
+            let one = [1.0_f32; 8];
+            let many = View::with_strides(&one, [1, 1, 1 << 60, 1], [0; 4])?;
+            let seven = View::with_strides(&one, [1, 1, 7, 1], [0; 4])?;
+            let mut out = Tensor::<f32>::from_fn([1, 1, 1, 1], |_| 0.0)?;
+            let error =
+                open(comm, "none")?.attend_into(many, seven, seven, &AttentionMetadata::default(), &mut out);
+            assert!(error.unwrap_err().to_string().contains("7 key/value heads do not divide"));
+            Ok::<_, Error>(())
+        })
+        .unwrap();
+}

@@ -139,6 +139,50 @@ fn rows_that_attend_nothing_are_zero_and_their_lse_is_minus_infinity() {
     }
 }
 
+/// Products of -inf weigh nothing, in whichever block they come; a row that has no other counts as attending nothing.
+#[test]
+fn products_of_minus_infinity_weigh_nothing() {
+    fn check<A: ParallelAttention<attn::ThreadComm, f32>>(
+        far: std::ops::Range<usize>,
+        strategy: &str,
+        ranks: usize,
+    ) {
+        let problem = Problem::new(1, 144, 2, 4);
+        let mut inputs = problem.inputs::<f32>(13);
+        inputs.query.as_mut_slice().fill(1e20);
+        for (position, key) in inputs.key.as_mut_slice().chunks_mut(8).enumerate() {
+            key.fill(if far.contains(&position) { -1e20 } else { 0.0 });
+        }
+        let whole = attend::<A, f32>(strategy, ranks, &inputs).unwrap();
+        let near: Vec<usize> = (0..144).filter(|position| !far.contains(position)).collect();
+        for i in 0..144 {
+            for h in 0..2 {
+                for d in 0..4 {
+                    let sum: f32 = near.iter().map(|&j| inputs.value.view().at([0, j, h, d])).sum();
+                    let mean = sum / near.len().max(1) as f32;
+                    let out = whole.out[(i * 2 + h) * 4 + d];
+                    assert!(
+                        (out - mean).abs() < 1e-5,
+                        "{strategy} on {ranks}, {far:?} far: row {i} is {out}, not {mean}"
+                    );
+                }
+                let lse = whole.lse[h * 144 + i];
+                let exact = (near.len() as f32).ln();
+                assert!(
+                    lse == exact || (lse - exact).abs() < 1e-5,
+                    "{strategy} on {ranks}: LSE {lse}, not {exact}"
+                );
+            }
+        }
+    }
+    for far in [0..70, 70..144, 10..20, 0..144] {
+        for (strategy, ranks) in [("none", 1), ("ulysses", 2), ("ring", 2), ("ring", 4)] {
+            check::<WithFlash>(far.clone(), strategy, ranks);
+            check::<WithSdpa>(far.clone(), strategy, ranks);
+        }
+    }
+}
+
 /// Products of several hundred: the exponentials of one block vanish beside those of another.
 #[test]
 fn large_products_neither_overflow_nor_vanish() {

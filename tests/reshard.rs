@@ -81,26 +81,17 @@ impl AttentionKernel<Cpu, f32> for Probe {
         for b in 0..batch {
             for s in 0..rows {
                 for h in 0..heads {
-                    let row: Vec<f32> = (0..head_dim).map(|d| call.query.at([b, s, h, d])).collect();
-                    let mut to = write(&mut call.out, b, s, h)?;
-                    to.copy_from_slice(&row);
+                    for d in 0..head_dim {
+                        call.out.set([b, s, h, d], call.query.at([b, s, h, d]));
+                    }
                     if let Some(lse) = &mut call.lse {
-                        to = write(lse, b, s, h)?;
-                        to.copy_from_slice(&row[..1]);
+                        lse.set([b, s, h, 0], call.query.at([b, s, h, 0]));
                     }
                 }
             }
         }
         Ok(())
     }
-}
-
-/// A row of an output, for a kernel written outside the crate.
-fn write<'a>(out: &'a mut ViewMut<'_, f32>, b: usize, s: usize, h: usize) -> attn::Result<&'a mut [f32]> {
-    let row = out.reborrow().narrow(0, b, 1)?.narrow(1, s, 1)?.narrow(2, h, 1)?;
-    assert!(row.strides()[3] == 1 || row.shape()[3] == 1);
-    // SAFETY: a row of a tensor that is lent exclusively, dense along its last axis.
-    Ok(unsafe { std::slice::from_raw_parts_mut(row.base().as_ptr(), row.shape()[3]) })
 }
 
 fn probe<A: ParallelAttention<ThreadComm, f32>>(
@@ -211,15 +202,16 @@ impl CarriesState<Cpu, f32> for SumValues {
         _: f32,
         state: &mut CarriedState<'_, Cpu>,
     ) -> attn::Result<()> {
-        let [batch, rows, heads, _] = query.shape();
+        let [batch, rows, heads, head_dim] = query.shape();
         let [_, seq, kv_heads, _] = keys.value.shape();
         for b in 0..batch {
             for i in 0..rows {
                 for h in 0..heads {
-                    let row = write(&mut state.output, b, i, h)?;
                     for j in band.keys_of(i, &(0..seq)) {
-                        for (d, sum) in row.iter_mut().enumerate() {
-                            *sum += keys.value.at([b, j, h * kv_heads / heads, d]);
+                        for d in 0..head_dim {
+                            let sum = state.output.at([b, i, h, d])
+                                + keys.value.at([b, j, h * kv_heads / heads, d]);
+                            state.output.set([b, i, h, d], sum);
                         }
                     }
                 }
@@ -239,9 +231,9 @@ impl CarriesState<Cpu, f32> for SumValues {
         for b in 0..batch {
             for i in 0..rows {
                 for h in 0..heads {
-                    let row: Vec<f32> =
-                        (0..head_dim).map(|d| state.output.as_view().at([b, i, h, d])).collect();
-                    write(&mut out, b, i, h)?.copy_from_slice(&row);
+                    for d in 0..head_dim {
+                        out.set([b, i, h, d], state.output.at([b, i, h, d]));
+                    }
                 }
             }
         }

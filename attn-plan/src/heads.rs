@@ -2,14 +2,17 @@
 
 use core::fmt;
 
-/// All divisors of `n`, ascending. None for zero.
+/// No group has more ranks than this, and no list of degrees is longer.
+const MOST: usize = 1 << 16;
+
+/// The divisors of `n` up to 65536, ascending. None for zero.
 pub fn divisors(n: usize) -> Vec<usize> {
-    (1..=n).filter(|d| n.is_multiple_of(*d)).collect()
+    (1..=n.min(MOST)).filter(|d| n.is_multiple_of(*d)).collect()
 }
 
 /// The Ulysses degrees that [`check_head_split`] accepts for these head counts, ascending.
 pub fn degrees(heads: usize, kv_heads: usize) -> Vec<usize> {
-    divisors(heads).into_iter().filter(|&u| kv_divides(kv_heads, u)).collect()
+    divisors(heads).into_iter().filter(|&degree| check_head_split(heads, kv_heads, degree).is_ok()).collect()
 }
 
 fn kv_divides(kv_heads: usize, degree: usize) -> bool {
@@ -33,7 +36,12 @@ pub fn check_kv_group(heads: usize, kv_heads: usize) -> Result<(), KvGroupError>
 /// # Errors
 /// If it does not; the error lists the degrees that would do.
 pub fn check_head_split(heads: usize, kv_heads: usize, degree: usize) -> Result<(), HeadSplitError> {
-    if degree == 0 || kv_heads == 0 || !heads.is_multiple_of(degree) || !kv_divides(kv_heads, degree) {
+    if degree == 0
+        || heads == 0
+        || kv_heads == 0
+        || !heads.is_multiple_of(degree)
+        || !kv_divides(kv_heads, degree)
+    {
         return Err(HeadSplitError { heads, kv_heads, degree });
     }
     Ok(())
@@ -114,6 +122,16 @@ mod tests {
         assert_eq!(check_head_split(8, 2, 4), Ok(()));
         assert_eq!(check_head_split(12, 4, 3), Err(HeadSplitError { heads: 12, kv_heads: 4, degree: 3 }));
         assert_eq!(degrees(12, 4), [1, 2, 4, 12]);
+    }
+
+    #[test]
+    fn absurd_numbers_are_answered_at_once() {
+        assert!(check_head_split(usize::MAX, 1, 2).unwrap_err().to_string().len() < 1000);
+        assert!(check_kv_group(1 << 60, 7).unwrap_err().to_string().ends_with("and 65536"));
+        for (heads, kv_heads) in [(0, 1), (1, 0), (0, 0)] {
+            assert!(check_head_split(heads, kv_heads, 1).unwrap_err().to_string().ends_with("none"));
+            assert!(check_kv_group(heads, kv_heads).is_err());
+        }
     }
 
     #[test]

@@ -115,6 +115,28 @@ pub enum Error {
     #[error("{0}")]
     Configuration(String),
 
+    /// Strides by which two indices of a tensor that is to be written meet at one element.
+    #[error("strides {strides:?} reach one element of shape {shape:?} by two indices: it cannot be written")]
+    Overlap {
+        /// The shape asked for.
+        shape: [usize; 4],
+        /// Distance between neighbours of each axis, in elements.
+        strides: [usize; 4],
+    },
+
+    /// Part of an axis that the axis does not have.
+    #[error("{length} positions from {start} on of axis {axis} reach beyond shape {shape:?}")]
+    Range {
+        /// The axis.
+        axis: usize,
+        /// The first position asked for.
+        start: usize,
+        /// How many.
+        length: usize,
+        /// The tensor's shape.
+        shape: [usize; 4],
+    },
+
     /// A plan's region that lies outside its tensor, or parts of a plan that do not fit each other.
     #[error("exchange plan: {0}")]
     Plan(String),
@@ -126,7 +148,7 @@ pub enum Error {
     /// Ranks of one group made different calls.
     #[error("rank {rank} differs from its group: it called {theirs}, where {others} called {expected}")]
     RanksDisagree {
-        /// The rank that differs (in the group; the lowest, if several do).
+        /// The rank that differs, numbered in the world (the lowest of its group, if several do).
         rank: usize,
         /// What it called.
         theirs: String,
@@ -184,7 +206,9 @@ pub enum Error {
     },
 
     /// A collective was called while another one of the same rank and group was under way.
-    #[error("a collective was called from inside another one of the same group")]
+    #[error(
+        "a collective was called while another one of the same rank and group was under way, in it or on another thread"
+    )]
     Reentrant,
 
     /// A group or team size that cannot be.

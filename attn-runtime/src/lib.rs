@@ -23,7 +23,7 @@ mod spec;
 pub mod strategy;
 pub mod tensor;
 
-pub use comm::{Communicator, ExchangePlan, KeyValue, Signature, ThreadComm, Traffic, Transfer, World};
+pub use comm::{Communicator, ExchangePlan, Signature, ThreadComm, Traffic, Transfer, World};
 pub use device::{Arena, Cpu, Device, Scope};
 pub use error::{Error, Result};
 #[cfg(feature = "flash")]
@@ -34,12 +34,12 @@ pub use kernel::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesStat
 pub use metadata::{AttentionMetadata, JointStrategy, Mask, Outputs};
 #[doc(hidden)]
 pub use pipeline::Unbuilt;
-pub use pipeline::{AttentionPipeline, Clock, Phases, Pipeline};
+pub use pipeline::{AttentionPipeline, Clock, Phases, Pipeline, build_parallel_attention_strategy};
 pub use sequence::SequenceLayout;
 pub use session::{ParallelAttention, Session};
 pub use spec::AttentionSpec;
 pub use strategy::{
     AttentionRequest, NoParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy,
-    ParallelConfig, RingParallelAttention, UlyssesParallelAttention, build_parallel_attention_strategy,
+    ParallelConfig, RingParallelAttention, UlyssesParallelAttention,
 };
-pub use tensor::{DType, Element, LseMut, Tensor, TensorLayout, View, ViewMut};
+pub use tensor::{DType, Element, KeyValue, LseMut, Tensor, TensorLayout, View, ViewMut};

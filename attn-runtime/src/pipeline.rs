@@ -9,7 +9,7 @@ use crate::device::{Device, Scope};
 use crate::error::{Error, Result};
 use crate::kernel::AttentionKernel;
 use crate::spec::AttentionSpec;
-use crate::strategy::{AttentionRequest, ParallelAttentionStrategy};
+use crate::strategy::{AttentionRequest, ParallelAttentionStrategy, ParallelConfig};
 use crate::tensor::{Element, TensorLayout};
 
 /// What an attribute generates: one [`Pipeline`], or an enum of several between which start-up chooses.
@@ -75,6 +75,10 @@ where
     const LAYOUT: TensorLayout = S::LAYOUT;
 
     fn open(_: usize, group: C, spec: &AttentionSpec) -> Result<Self> {
+        if let Some(degree) = spec.degree.filter(|degree| S::ENABLED && *degree != group.size()) {
+            let found = format!("a group of {} ranks", group.size());
+            return Err(Error::Declared { key: "degree", declared: degree.to_string(), found });
+        }
         Ok(Self::new(S::open(group, spec)?, K::default()))
     }
 
@@ -97,11 +101,29 @@ where
         clock.start();
         let (mut call, context) = strategy.pre_attention(scope, request)?;
         clock.lap::<C::Device>(scope, |phases| &mut phases.pre)?;
-        strategy.kernel(kernel).forward(scope, &mut call)?;
+        strategy.kernel(kernel, &context).forward(scope, &mut call)?;
         clock.lap::<C::Device>(scope, |phases| &mut phases.kernel)?;
         strategy.post_attention(scope, call, context)?;
         clock.lap::<C::Device>(scope, |phases| &mut phases.post)
     }
+}
+
+/// Opens the pipeline that a configuration asks for, out of those that an attribute offers. Collective.
+///
+/// # Errors
+/// If the configuration is none that the pipelines or the group can give ([`ParallelConfig::choose`]), if the group's
+/// size is not the attribute's `degree`, or the strategy cannot be opened on it.
+pub fn build_parallel_attention_strategy<P, C, T>(
+    config: &ParallelConfig,
+    group: C,
+    spec: &AttentionSpec,
+) -> Result<P>
+where
+    P: AttentionPipeline<C, T>,
+    C: Communicator,
+    T: Element,
+{
+    P::open(config.choose(P::OFFERED, group.size())?, group, spec)
 }
 
 /// Time spent in each part of the pipeline, on this rank.

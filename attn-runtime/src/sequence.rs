@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How one tensor's sequence and heads are shared among the ranks of a group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +23,11 @@ impl SequenceLayout {
     pub fn strict(ranks: usize, seq_per_rank: usize, heads: usize, kv_heads: usize) -> Result<Self> {
         attn_plan::check_kv_group(heads, kv_heads)?;
         attn_plan::check_head_split(heads, kv_heads, ranks)?;
+        if ranks.checked_mul(seq_per_rank).is_none() {
+            return Err(Error::Configuration(format!(
+                "{ranks} ranks of {seq_per_rank} positions are more than can be counted"
+            )));
+        }
         Ok(Self { ranks, seq_per_rank, heads, kv_heads })
     }
 
@@ -37,17 +42,28 @@ impl SequenceLayout {
     }
 
     /// The positions that a rank holds outside the kernel.
+    ///
+    /// # Panics
+    /// If there is no such rank.
     pub const fn positions(&self, rank: usize) -> Range<usize> {
+        assert!(rank < self.ranks, "the layout has fewer ranks");
         rank * self.seq_per_rank..(rank + 1) * self.seq_per_rank
     }
 
     /// The query heads that a rank computes.
+    ///
+    /// # Panics
+    /// If there is no such rank.
     pub const fn heads(&self, rank: usize) -> Range<usize> {
+        assert!(rank < self.ranks, "the layout has fewer ranks");
         let share = self.heads / self.ranks;
         rank * share..(rank + 1) * share
     }
 
     /// The key and value heads that a rank's query heads attend with.
+    ///
+    /// # Panics
+    /// If there is no such rank.
     pub const fn kv_heads(&self, rank: usize) -> Range<usize> {
         let group = self.heads / self.kv_heads;
         let Range { start, end } = self.heads(rank);

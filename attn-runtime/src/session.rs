@@ -1,13 +1,13 @@
 //! A rank's door: checks a call, brings it to the crate's own order of axes, and runs the pipeline.
 
-use crate::comm::{Communicator, KeyValue, Traffic};
+use crate::comm::{Communicator, Traffic};
 use crate::device::{Arena, Device};
 use crate::error::{Error, Result};
 use crate::metadata::{AttentionMetadata, Mask, Outputs};
-use crate::pipeline::{AttentionPipeline, Clock, Phases};
+use crate::pipeline::{AttentionPipeline, Clock, Phases, build_parallel_attention_strategy};
 use crate::spec::AttentionSpec;
-use crate::strategy::{AttentionRequest, Joint, ParallelConfig, build_parallel_attention_strategy};
-use crate::tensor::{Element, Tensor, TensorLayout, View, volume};
+use crate::strategy::{AttentionRequest, Joint, ParallelConfig};
+use crate::tensor::{Element, KeyValue, Tensor, TensorLayout, View, volume};
 
 /// Attention with a pipeline round it: what `#[parallel_attention(..)]` implements for a struct.
 #[diagnostic::on_unimplemented(
@@ -296,8 +296,9 @@ impl Check {
     /// (A view may repeat elements, and so be longer than any memory.)
     fn whole_fits<T: Element>(self, [batch, seq, heads, head_dim]: [usize; 4], joint: usize) -> Result<()> {
         let whole = seq.checked_mul(self.ranks).and_then(|seq| seq.checked_add(joint));
-        let too_large = Error::TooLarge { shape: [batch, seq, heads, head_dim], dtype: T::DTYPE };
-        volume::<T>([batch, whole.ok_or(too_large)?, heads, head_dim]).map(drop)
+        let fits = whole.is_some_and(|whole| volume::<T>([batch, whole, heads, head_dim]).is_ok());
+        let shape = self.layout.permute([batch, seq, heads, head_dim]);
+        if fits { Ok(()) } else { Err(Error::TooLarge { shape, dtype: T::DTYPE }) }
     }
 
     fn is(self, tensor: &'static str, found: [usize; 4], expected: [usize; 4], what: &str) -> Result<()> {

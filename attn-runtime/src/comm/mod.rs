@@ -5,35 +5,13 @@ mod plan;
 mod signature;
 pub mod threads;
 
-pub use plan::{ExchangePlan, Region, Section, Transfer};
+pub use plan::{ExchangePlan, Region, Section, StridedBox, Transfer};
 pub use signature::Signature;
 pub use threads::{ThreadComm, World};
 
 use crate::device::{Device, Scope};
 use crate::error::Result;
-use crate::tensor::{Element, View};
-
-/// A key and a value tensor that travel together.
-pub struct KeyValue<'a, T, D> {
-    /// Keys, `[batch, seq, kv_heads, head_dim]`.
-    pub key: View<'a, T, D>,
-    /// Values, of the keys' shape.
-    pub value: View<'a, T, D>,
-}
-
-impl<T, D> Clone for KeyValue<'_, T, D> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<T, D> Copy for KeyValue<'_, T, D> {}
-
-impl<T, D> core::fmt::Debug for KeyValue<'_, T, D> {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("KeyValue").field("key", &self.key).field("value", &self.value).finish()
-    }
-}
+use crate::tensor::{Element, KeyValue};
 
 /// What a rank has moved so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

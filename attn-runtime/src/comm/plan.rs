@@ -126,6 +126,28 @@ impl<'a, D: Device> Transfer<'a, D> {
         self.plan
     }
 
+    /// That every box goes to or comes from a rank of the group.
+    ///
+    /// # Errors
+    /// If one does not.
+    pub fn check_peers(&self, size: usize) -> Result<()> {
+        let sections = self.plan.sends.iter().chain(&self.plan.receives);
+        match sections.map(|section| section.peer).find(|peer| *peer >= size) {
+            None => Ok(()),
+            Some(peer) => Err(Error::Plan(format!("there is no rank {peer} in a group of {size}"))),
+        }
+    }
+
+    /// The boxes of the source that go to a rank, in order: what a communicator of your own reads.
+    pub fn outgoing(&self, peer: usize) -> impl Iterator<Item = StridedBox> {
+        self.source.boxes(&self.plan.sends, peer)
+    }
+
+    /// The boxes of the destination that come from a rank, in order: what a communicator of your own writes.
+    pub fn incoming(&self, peer: usize) -> impl Iterator<Item = StridedBox> {
+        self.destination.boxes(&self.plan.receives, peer)
+    }
+
     /// Adds to `copies` what rank `me`, whose transfer this is, must copy out of the same transfer of rank `peer`.
     ///
     /// Soundness rests on both constructors: every box of a plan lies inside its tensor, so the copies read elements
@@ -141,36 +163,61 @@ impl<'a, D: Device> Transfer<'a, D> {
         peer: usize,
         copies: &mut Vec<StridedCopy>,
     ) -> Result<()> {
-        let mut sent = theirs.plan.sends.iter().filter(|s| s.peer == me);
-        let mut received = self.plan.receives.iter().filter(|s| s.peer == peer);
+        let (mut sent, mut received) = (theirs.outgoing(me), self.incoming(peer));
         loop {
-            let (from, to) = match (sent.next(), received.next()) {
+            match (sent.next(), received.next()) {
                 (None, None) => return Ok(()),
-                (Some(from), Some(to))
-                    if from.region.extent == to.region.extent
-                        && theirs.source.item == self.destination.item =>
-                {
-                    (from.region, to.region)
+                (Some(from), Some(to)) if from.extent == to.extent && from.item == to.item => {
+                    copies.push(from.copy_to(&to))
                 }
                 (from, to) => {
-                    let extent = |s: Option<&Section>| s.map(|s| s.region.extent);
+                    let extent = |part: Option<StridedBox>| part.map(|part| part.extent);
                     return Err(Error::Plan(format!(
                         "rank {peer} sends {:?} to rank {me}, which expects {:?}",
                         extent(from),
                         extent(to)
                     )));
                 }
-            };
-            let (source, destination) = (theirs.source, self.destination);
-            copies.push(StridedCopy {
-                source: source.base.cast_const().wrapping_add(from.start(source.strides) * source.item),
-                destination: destination.base.wrapping_add(to.start(destination.strides) * destination.item),
-                item: destination.item,
-                extent: to.extent,
-                source_strides: source.strides,
-                destination_strides: destination.strides,
-            });
+            }
         }
+    }
+}
+
+/// A box of a tensor in memory. The address is good while the transfer that gave it is borrowed: for reading if the box
+/// goes, for writing if it comes.
+#[derive(Clone, Copy, Debug)]
+pub struct StridedBox {
+    /// Its first element.
+    pub base: *mut u8,
+    /// Bytes of one element.
+    pub item: usize,
+    /// How many elements along each axis.
+    pub extent: [usize; 4],
+    /// Distances between neighbours of each axis, in elements.
+    pub strides: [usize; 4],
+}
+
+impl StridedBox {
+    /// The copy of this box to another one of the same extent and element size.
+    pub const fn copy_to(&self, to: &Self) -> StridedCopy {
+        StridedCopy {
+            source: self.base.cast_const(),
+            destination: to.base,
+            item: self.item,
+            extent: self.extent,
+            source_strides: self.strides,
+            destination_strides: to.strides,
+        }
+    }
+}
+
+impl Strided {
+    /// The boxes of a plan that concern a rank.
+    fn boxes(self, sections: &[Section], peer: usize) -> impl Iterator<Item = StridedBox> {
+        sections.iter().filter(move |section| section.peer == peer).map(move |Section { region, .. }| {
+            let base = self.base.wrapping_add(region.start(self.strides) * self.item);
+            StridedBox { base, item: self.item, extent: region.extent, strides: self.strides }
+        })
     }
 }
 

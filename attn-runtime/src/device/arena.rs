@@ -9,6 +9,10 @@ use crate::tensor::{Element, ViewMut, contiguous_strides, volume};
 /// What every tensor taken from an arena is aligned to, in bytes.
 const ALIGN: usize = 64;
 
+/// Lends its alignment to the address of an empty tensor.
+#[repr(align(64))]
+struct Aligned;
+
 /// A growing block of device memory from which a call takes its scratch tensors.
 ///
 /// A call opens a [`Scope`], which takes tensors one after the other; the next scope starts over. When a call needs
@@ -99,7 +103,7 @@ impl<'a, D: Device> Scope<'a, D> {
         let base = match blocks.last() {
             // SAFETY: `offset + bytes` is at most the block's size, by the lines above.
             Some(block) => unsafe { D::base(&block.memory).add(offset) },
-            None => core::ptr::NonNull::<u64>::dangling().cast(),
+            None => core::ptr::NonNull::<Aligned>::dangling().cast(),
         };
         arena.used.set(offset + bytes);
         // SAFETY: the range belongs to a block that lives as long as the borrow `'a` of the arena (blocks are only
@@ -108,9 +112,6 @@ impl<'a, D: Device> Scope<'a, D> {
         Ok(unsafe { ViewMut::from_raw_parts(base.cast(), shape, contiguous_strides(shape)) })
     }
 }
-
-// SAFETY: an arena may move to another thread with the memory it owns; `Memory` is `Send`.
-unsafe impl<D: Device> Send for Arena<D> {}
 
 impl<D: Device> core::fmt::Debug for Arena<D> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {

@@ -24,8 +24,11 @@ pub struct StridedCopy {
 
 impl StridedCopy {
     /// Bytes that the copy moves.
-    pub const fn bytes(&self) -> usize {
-        self.item * self.extent[0] * self.extent[1] * self.extent[2] * self.extent[3]
+    pub fn bytes(&self) -> usize {
+        if self.extent.contains(&0) {
+            return 0;
+        }
+        self.extent.iter().fold(self.item, |bytes, &axis| bytes.saturating_mul(axis))
     }
 }
 

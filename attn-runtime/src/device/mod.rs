@@ -43,7 +43,8 @@ pub unsafe trait Device: Sized + 'static {
     /// # Safety
     /// Each copy's source elements must be initialised memory that this device can read and nobody writes, its
     /// destination elements memory that nobody else touches, until the queue has passed the call; no destination may
-    /// overlap a source of the batch.
+    /// overlap a source of the batch. Destinations may overlap each other: what stands there afterwards is then one of
+    /// the copies' elements, no matter which.
     ///
     /// # Errors
     /// If the device reports one.

@@ -34,19 +34,19 @@ impl Band {
 
     /// Queries attend the keys up to their own position; the last query is at the last key's.
     pub const fn causal(seq_q: usize, seq_k: usize) -> Self {
-        Self { lo: -Self::FAR, hi: seq_k as i64 - seq_q as i64 }
+        Self { lo: -Self::FAR, hi: (seq_k as i64).saturating_sub(seq_q as i64) }
     }
 
     /// The same band seen from a block whose first query is query `query` and whose first key is key `key`.
     #[must_use]
     pub const fn from_block(self, query: usize, key: usize) -> Self {
-        let shift = query as i64 - key as i64;
+        let shift = (query as i64).saturating_sub(key as i64);
         Self { lo: Self::bounded(self.lo, shift), hi: Self::bounded(self.hi, shift) }
     }
 
     /// `offset + shift`, where an offset that stands for infinity stays so.
     const fn bounded(offset: i64, shift: i64) -> i64 {
-        if offset <= -Self::FAR || offset >= Self::FAR { offset } else { offset + shift }
+        if offset <= -Self::FAR || offset >= Self::FAR { offset } else { offset.saturating_add(shift) }
     }
 
     /// How the band covers a block.
@@ -67,9 +67,13 @@ impl Band {
 
     /// Which of `keys` query `query` attends.
     pub fn keys_of(self, query: usize, keys: &Range<usize>) -> Range<usize> {
+        if keys.is_empty() {
+            return keys.start..keys.start;
+        }
         let query = query as i64;
-        let start = (query + self.lo).clamp(keys.start as i64, keys.end as i64) as usize;
-        let end = (query + self.hi + 1).clamp(start as i64, keys.end as i64) as usize;
+        let start = query.saturating_add(self.lo).clamp(keys.start as i64, keys.end as i64) as usize;
+        let end =
+            query.saturating_add(self.hi).saturating_add(1).clamp(start as i64, keys.end as i64) as usize;
         start..end
     }
 }

@@ -8,10 +8,9 @@ pub mod cpu;
 pub use band::{Band, Cover};
 pub use state::CarriedState;
 
-use crate::comm::KeyValue;
 use crate::device::{Device, Scope};
 use crate::error::Result;
-use crate::tensor::{Element, View, ViewMut};
+use crate::tensor::{Element, KeyValue, View, ViewMut};
 
 /// One kernel call: tensors on one device, axes `[batch, seq, heads, head_dim]`.
 ///
@@ -21,9 +20,6 @@ pub struct AttentionCall<'a, T, D> {
     pub query: View<'a, T, D>,
     /// Two of `[batch, seq_k, kv_heads, head_dim]`.
     pub keys: KeyValue<'a, T, D>,
-    /// Keys that every query attends, besides `keys`. Only a strategy's adapter round the kernel meets them; a
-    /// kernel of its own never does.
-    pub joint: Option<KeyValue<'a, T, D>>,
     /// Which keys a query may attend, by the offset of their indices.
     pub band: Band,
     /// What the products of queries and keys are multiplied with.
@@ -37,7 +33,8 @@ pub struct AttentionCall<'a, T, D> {
 /// Softmax attention on device `D` for elements `T`.
 ///
 /// The caller has checked the shapes: batch and head_dim agree, `kv_heads` divides `heads`, keys and values have one
-/// shape, the outputs are as large as the query. A query that may attend no key gets zeros and an LSE of -inf. A NaN
+/// shape, the outputs are as large as the query; a kernel called with other shapes may panic. A query that may attend no
+/// key gets zeros and an LSE of -inf; so does one whose products are all -inf, since such a product weighs nothing. A NaN
 /// among the values that a query attends reaches its output, and no other query's.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no attention kernel for this device and element type",

@@ -1,10 +1,6 @@
 //! The choice at start-up.
 
-use crate::comm::Communicator;
 use crate::error::{Error, Result};
-use crate::pipeline::AttentionPipeline;
-use crate::spec::AttentionSpec;
-use crate::tensor::Element;
 
 /// What a program asks for at start-up. The default asks for nothing: then the group must leave no choice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,30 +76,6 @@ impl ParallelConfig {
             ))
         })
     }
-}
-
-/// Opens the pipeline that a configuration asks for, out of those that an attribute offers. Collective.
-///
-/// # Errors
-/// If the configuration is none that the pipelines or the group can give ([`ParallelConfig::choose`]), if the group's
-/// size is not the attribute's `degree`, or the strategy cannot be opened on it.
-pub fn build_parallel_attention_strategy<P, C, T>(
-    config: &ParallelConfig,
-    group: C,
-    spec: &AttentionSpec,
-) -> Result<P>
-where
-    P: AttentionPipeline<C, T>,
-    C: Communicator,
-    T: Element,
-{
-    let choice = config.choose(P::OFFERED, group.size())?;
-    let enabled = P::OFFERED.get(choice).is_none_or(|name| *name != "none");
-    if let Some(degree) = spec.degree.filter(|degree| enabled && *degree != group.size()) {
-        let found = format!("a group of {} ranks", group.size());
-        return Err(Error::Declared { key: "degree", declared: degree.to_string(), found });
-    }
-    P::open(choice, group, spec)
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Strategies: how the sequence is resharded around the kernel.
 
 mod config;
+mod home;
 mod joint;
 mod none;
 mod request;
 mod ring;
 mod ulysses;
 
-pub use config::{ParallelConfig, build_parallel_attention_strategy};
+pub use config::ParallelConfig;
 pub use none::{NoParallelAttention, NoParallelContext};
 pub use request::{AttentionRequest, Joint};
 pub use ring::{RingContext, RingParallelAttention, Rotate};
@@ -37,7 +38,7 @@ pub trait ParallelAttentionContext {
 ///
 /// ```text
 /// let (mut call, context) = strategy.pre_attention(scope, request)?;
-/// strategy.kernel(&kernel).forward(scope, &mut call)?;
+/// strategy.kernel(&kernel, &context).forward(scope, &mut call)?;
 /// strategy.post_attention(scope, call, context)?;
 /// ```
 #[diagnostic::on_unimplemented(
@@ -83,7 +84,7 @@ pub trait ParallelAttentionStrategy<K, C: Communicator, T: Element>: Sized {
     ) -> Result<(AttentionCall<'a, T, C::Device>, Self::Context<'a>)>;
 
     /// What is called in the kernel's place.
-    fn kernel<'a>(&'a self, kernel: &'a K) -> Self::Driven<'a>;
+    fn kernel<'a, 'c: 'a>(&'a self, kernel: &'a K, context: &'a Self::Context<'c>) -> Self::Driven<'a>;
 
     /// Reshards what the kernel wrote into the caller's outputs.
     ///

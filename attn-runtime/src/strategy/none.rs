@@ -1,13 +1,13 @@
 //! No parallelism: one rank, the kernel on the caller's own tensors.
 
-use crate::comm::{Communicator, KeyValue};
+use crate::comm::Communicator;
 use crate::device::Scope;
 use crate::error::{Error, Result};
 use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::spec::AttentionSpec;
 use crate::strategy::joint::concatenate;
 use crate::strategy::{AttentionRequest, ParallelAttentionContext, ParallelAttentionStrategy};
-use crate::tensor::{Element, TensorLayout};
+use crate::tensor::{Element, KeyValue, TensorLayout};
 
 /// One rank. Nothing is moved; only joint tensors are concatenated, since the kernel takes one sequence.
 #[derive(Debug)]
@@ -66,11 +66,11 @@ where
         }
         let band = request.band(1);
         let AttentionRequest { scale, out, lse, .. } = request;
-        Ok((AttentionCall { query, keys, joint: None, band, scale, out, lse }, NoParallelContext))
+        Ok((AttentionCall { query, keys, band, scale, out, lse }, NoParallelContext))
     }
 
     #[inline]
-    fn kernel<'a>(&'a self, kernel: &'a K) -> &'a K {
+    fn kernel<'a, 'c: 'a>(&'a self, kernel: &'a K, _: &'a NoParallelContext) -> &'a K {
         kernel
     }
 

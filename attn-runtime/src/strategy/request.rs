@@ -1,9 +1,9 @@
 //! What a strategy is given: one rank's call, checked, its axes in `[batch, seq, heads, head_dim]` order.
 
-use crate::comm::{KeyValue, Signature};
+use crate::comm::Signature;
 use crate::kernel::Band;
 use crate::metadata::{JointStrategy, Mask};
-use crate::tensor::{Element, View, ViewMut};
+use crate::tensor::{Element, KeyValue, View, ViewMut};
 
 /// One rank's call. Shapes agree with one another; no axis is empty.
 pub struct AttentionRequest<'a, T, D> {

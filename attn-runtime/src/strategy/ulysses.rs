@@ -4,20 +4,20 @@
 //! Transformer Models", 2023, arXiv:2309.14509, section 3.1. Joint tokens as in dual-stream transformers: their heads
 //! are sliced, not exchanged; their output is gathered on heads.
 
-use crate::comm::{Communicator, ExchangePlan, KeyValue, Signature, Transfer};
-use crate::device::{Device, Scope};
+use std::sync::Arc;
+
+use crate::comm::{Communicator, ExchangePlan, Transfer};
+use crate::device::Scope;
 use crate::error::Result;
 use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::sequence::SequenceLayout;
 use crate::spec::AttentionSpec;
+use crate::strategy::home::{Home, HomePlans, PlanCache, settle};
 use crate::strategy::joint::{part, place};
 use crate::strategy::{AttentionRequest, ParallelAttentionContext, ParallelAttentionStrategy};
-use crate::tensor::{Element, TensorLayout, ViewMut};
+use crate::tensor::{Element, KeyValue, TensorLayout};
 
 const NAME: &str = "ulysses";
-
-/// How many shapes' plans are kept. More at once than a model has; the oldest goes first.
-const PLANS: usize = 32;
 
 /// Every rank holds a slice of the sequence outside the kernel, and computes a slice of the heads inside it.
 ///
@@ -28,7 +28,7 @@ const PLANS: usize = 32;
 pub struct UlyssesParallelAttention<C, const SCATTER: usize = 2, const GATHER: usize = 1> {
     group: C,
     use_sync: bool,
-    plans: Vec<(Signature, Plans)>,
+    plans: PlanCache<Plans>,
 }
 
 /// The exchanges of one shape.
@@ -38,22 +38,13 @@ struct Plans {
     keys: SequenceLayout,
     scatter_query: ExchangePlan,
     scatter_keys: ExchangePlan,
-    gather_out: ExchangePlan,
-    gather_lse: ExchangePlan,
+    home: HomePlans,
 }
 
 /// The way back.
 pub struct UlyssesContext<'a, T, D> {
     /// Absent if the kernel wrote the caller's outputs itself.
-    back: Option<Back<'a, T, D>>,
-}
-
-struct Back<'a, T, D> {
-    signature: Signature,
-    /// Where the signature's plans stand.
-    plans: usize,
-    out: ViewMut<'a, T, D>,
-    lse: Option<ViewMut<'a, f32, D>>,
+    back: Option<(Home<'a, T, D>, Arc<Plans>)>,
 }
 
 impl<T, D> ParallelAttentionContext for UlyssesContext<'_, T, D> {
@@ -88,7 +79,7 @@ where
         if let Some(heads) = spec.heads {
             attn_plan::check_head_split(heads, spec.kv_heads.unwrap_or(heads), group.size())?;
         }
-        Ok(Self { group, use_sync: spec.use_sync, plans: Vec::with_capacity(PLANS) })
+        Ok(Self { group, use_sync: spec.use_sync, plans: PlanCache::new() })
     }
 
     fn communicator(&self) -> &C {
@@ -104,14 +95,10 @@ where
         let band = request.band(ranks);
         if ranks == 1 && request.joint.is_none() {
             let AttentionRequest { query, keys, scale, out, lse, .. } = request;
-            return Ok((
-                AttentionCall { query, keys, joint: None, band, scale, out, lse },
-                UlyssesContext { back: None },
-            ));
+            return Ok((AttentionCall { query, keys, band, scale, out, lse }, UlyssesContext { back: None }));
         }
         let signature = request.signature(NAME, "pre_attention");
-        let index = self.plans(&request, signature)?;
-        let plans = &self.plans[index].1;
+        let plans = self.plans.get(&signature, || Plans::new(rank, ranks, &request))?;
 
         let [batch, _, _, head_dim] = request.query.shape();
         let joint_tokens = request.joint_tokens();
@@ -134,27 +121,17 @@ where
             Transfer::new(&plans.scatter_keys, request.keys.value, value.reborrow())?,
         ];
         self.group.exchange(scope, &signature, &mut transfers)?;
-        self.settle(scope)?;
+        settle(self.use_sync, scope)?;
 
-        let out = scope.take(query.shape())?;
-        let [batch, rows, heads, _] = out.shape();
-        let lse = request.lse.is_some().then(|| scope.take([batch, rows, heads, 1])).transpose()?;
-        let AttentionRequest { scale, out: final_out, lse: final_lse, .. } = request;
-        let call = AttentionCall {
-            query: query.into_view(),
-            keys: KeyValue { key: key.into_view(), value: value.into_view() },
-            joint: None,
-            band,
-            scale,
-            out,
-            lse,
-        };
-        let back = Back { signature, plans: index, out: final_out, lse: final_lse };
-        Ok((call, UlyssesContext { back: Some(back) }))
+        let AttentionRequest { scale, out, lse, .. } = request;
+        let (home, (out, lse)) = Home::keep(scope, signature, (out, lse), query.shape())?;
+        let kv = KeyValue { key: key.into_view(), value: value.into_view() };
+        let call = AttentionCall { query: query.into_view(), keys: kv, band, scale, out, lse };
+        Ok((call, UlyssesContext { back: Some((home, plans)) }))
     }
 
     #[inline]
-    fn kernel<'a>(&'a self, kernel: &'a K) -> &'a K {
+    fn kernel<'a, 'c: 'a>(&'a self, kernel: &'a K, _: &'a Self::Context<'c>) -> &'a K {
         kernel
     }
 
@@ -164,44 +141,9 @@ where
         call: AttentionCall<'a, T, C::Device>,
         context: Self::Context<'a>,
     ) -> Result<()> {
-        let Some(Back { signature, plans, out, lse }) = context.back else { return Ok(()) };
-        let signature = Signature { stage: "post_attention", ..signature };
-        let plans = &self.plans[plans].1;
-        let out = Transfer::new(&plans.gather_out, call.out.into_view(), out)?;
-        match (call.lse, lse) {
-            (Some(from), Some(to)) => {
-                let lse = Transfer::new(&plans.gather_lse, from.into_view(), to)?;
-                self.group.exchange(scope, &signature, &mut [out, lse])?;
-            }
-            _ => self.group.exchange(scope, &signature, &mut [out])?,
-        }
-        self.settle(scope)
-    }
-}
-
-impl<C: Communicator, const SCATTER: usize, const GATHER: usize>
-    UlyssesParallelAttention<C, SCATTER, GATHER>
-{
-    /// Where the plans of a request's shape stand; made if they are new.
-    fn plans<T: Element>(
-        &mut self,
-        request: &AttentionRequest<'_, T, C::Device>,
-        key: Signature,
-    ) -> Result<usize> {
-        if let Some(index) = self.plans.iter().position(|(other, _)| *other == key) {
-            return Ok(index);
-        }
-        let plans = Plans::new(self.group.rank(), self.group.size(), request)?;
-        if self.plans.len() == PLANS {
-            self.plans.remove(0);
-        }
-        self.plans.push((key, plans));
-        Ok(self.plans.len() - 1)
-    }
-
-    /// Waits for the queue, if the attribute asks for it.
-    fn settle(&self, scope: Scope<'_, C::Device>) -> Result<()> {
-        if self.use_sync { C::Device::synchronize(scope.queue()) } else { Ok(()) }
+        let Some((home, plans)) = context.back else { return Ok(()) };
+        home.send(&self.group, scope, &plans.home, call)?;
+        settle(self.use_sync, scope)
     }
 }
 
@@ -214,8 +156,7 @@ impl Plans {
         let mut plans = Self {
             scatter_query: ExchangePlan::default(),
             scatter_keys: ExchangePlan::default(),
-            gather_out: ExchangePlan::default(),
-            gather_lse: ExchangePlan::default(),
+            home: HomePlans::default(),
             query,
             keys,
         };
@@ -242,21 +183,16 @@ impl Plans {
                 [batch, seq_k, my_kv_heads.len(), head_dim],
             );
             // The other way round; and the joint rows of my heads go to everybody.
-            for (gather, width) in [(&mut plans.gather_out, head_dim), (&mut plans.gather_lse, 1)] {
-                gather.send(
+            let home = &mut plans.home;
+            home.send(peer, [tokens + its_queries.start, 0], [batch, seq_q, my_heads.len(), head_dim]);
+            home.receive(peer, [tokens, its_heads.start], [batch, seq_q, its_heads.len(), head_dim]);
+            if joint > 0 {
+                home.send(peer, [joint_inside, 0], [batch, joint, my_heads.len(), head_dim]);
+                home.receive(
                     peer,
-                    [0, tokens + its_queries.start, 0, 0],
-                    [batch, seq_q, my_heads.len(), width],
+                    [joint_outside, its_heads.start],
+                    [batch, joint, its_heads.len(), head_dim],
                 );
-                gather.receive(peer, [0, tokens, its_heads.start, 0], [batch, seq_q, its_heads.len(), width]);
-                if joint > 0 {
-                    gather.send(peer, [0, joint_inside, 0, 0], [batch, joint, my_heads.len(), width]);
-                    gather.receive(
-                        peer,
-                        [0, joint_outside, its_heads.start, 0],
-                        [batch, joint, its_heads.len(), width],
-                    );
-                }
             }
         }
         Ok(plans)

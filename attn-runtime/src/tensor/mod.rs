@@ -11,6 +11,6 @@ mod view;
 pub use element::{DType, Element};
 pub use owned::Tensor;
 pub use shape::{contiguous_strides, volume};
-pub use view::{LseMut, View, ViewMut};
+pub use view::{KeyValue, LseMut, View, ViewMut};
 
 pub use attn_plan::TensorLayout;

@@ -158,12 +158,32 @@ impl<'a, T: Element> ViewMut<'a, T, Cpu> {
     pub fn with_strides(elements: &'a mut [T], shape: [usize; 4], strides: [usize; 4]) -> Result<Self> {
         check_bounds(elements.len(), shape, strides)?;
         if self_overlapping(shape, strides) {
-            return Err(Error::Plan(format!(
-                "strides {strides:?} reach one element of shape {shape:?} twice: it cannot be written"
-            )));
+            return Err(Error::Overlap { shape, strides });
         }
         // SAFETY: every index reaches its own element of `elements`, which is borrowed for `'a`.
         Ok(unsafe { Self::from_raw_parts(non_null(elements.as_mut_ptr()), shape, strides) })
+    }
+}
+
+impl<T: Element> ViewMut<'_, T, Cpu> {
+    /// The element at an index.
+    ///
+    /// # Panics
+    /// If the index is outside the shape.
+    #[inline]
+    pub fn at(&self, index: [usize; 4]) -> T {
+        self.as_view().at(index)
+    }
+
+    /// Writes the element at an index.
+    ///
+    /// # Panics
+    /// If the index is outside the shape.
+    #[inline]
+    pub fn set(&mut self, index: [usize; 4], value: T) {
+        let offset = offset_of(index, self.shape, self.strides);
+        // SAFETY: `offset_of` checked the index, so by the type's invariant the element is this view's alone.
+        unsafe { self.base.add(offset).write(value) };
     }
 }
 
@@ -228,6 +248,28 @@ impl<'a, T, D> ViewMut<'a, T, D> {
     }
 }
 
+/// A key and a value tensor, which always go together.
+pub struct KeyValue<'a, T, D> {
+    /// Keys, `[batch, seq, kv_heads, head_dim]`.
+    pub key: View<'a, T, D>,
+    /// Values, of the keys' shape.
+    pub value: View<'a, T, D>,
+}
+
+impl<T, D> Clone for KeyValue<'_, T, D> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T, D> Copy for KeyValue<'_, T, D> {}
+
+impl<T, D> fmt::Debug for KeyValue<'_, T, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyValue").field("key", &self.key).field("value", &self.value).finish()
+    }
+}
+
 /// Where a kernel writes the log-sum-exp of each row: fp32, natural logarithm, `[batch, heads, seq]` in every
 /// tensor layout.
 pub struct LseMut<'a, D = Cpu>(ViewMut<'a, f32, D>);
@@ -244,8 +286,16 @@ impl<'a> LseMut<'a, Cpu> {
 
 impl<'a, D> LseMut<'a, D> {
     /// Takes a view of `[batch, heads, seq, 1]`.
-    pub const fn from_view(view: ViewMut<'a, f32, D>) -> Self {
-        Self(view)
+    ///
+    /// # Errors
+    /// If its last axis is not 1 long.
+    pub fn from_view(view: ViewMut<'a, f32, D>) -> Result<Self> {
+        match view.shape() {
+            [_, _, _, 1] => Ok(Self(view)),
+            found => {
+                Err(Error::Shape { tensor: "lse", found, expected: String::from("a last axis of length 1") })
+            }
+        }
     }
 
     /// `[batch, heads, seq]`.
@@ -292,9 +342,7 @@ fn narrow<T>(
     length: usize,
 ) -> Result<(NonNull<T>, [usize; 4])> {
     if axis >= 4 || start.checked_add(length).is_none_or(|end| end > shape[axis]) {
-        return Err(Error::Plan(format!(
-            "positions {start}..{start}+{length} of axis {axis} lie outside shape {shape:?}"
-        )));
+        return Err(Error::Range { axis, start, length, shape });
     }
     shape[axis] = length;
     if shape.contains(&0) {

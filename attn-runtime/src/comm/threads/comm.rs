@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::group::{Call, Group, Lent, Publication};
 use super::health::Health;
-use crate::comm::{Communicator, KeyValue, Signature, Traffic, Transfer};
+use crate::comm::{Communicator, Signature, Traffic, Transfer};
 use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
-use crate::tensor::Element;
+use crate::tensor::{Element, KeyValue};
 
 /// A rank in a group of threads of this process. Made by [`World`](crate::World).
 ///
@@ -94,15 +94,17 @@ impl<D: Device> ThreadComm<D> {
             publication.meet()?;
             Ok(value)
         })();
-        if let Err(error) = &outcome {
-            let rank = self.end.life.rank;
-            let (rank, shown) = match error {
-                Error::RanksDisagree { rank, .. } => (end.group.members[*rank], error.clone()),
-                own => (rank, Error::RankFailed { rank, message: own.to_string() }),
-            };
-            end.life.health.fail(rank, shown);
-        }
-        outcome
+        outcome.inspect_err(|error| self.fail(error))
+    }
+
+    /// Makes an error of this rank the world's, unless the world has one: then it is that one, or follows from it.
+    fn fail(&self, error: &Error) {
+        let rank = self.end.life.rank;
+        let (rank, shown) = match error {
+            Error::RanksDisagree { rank, .. } => (*rank, error.clone()),
+            own => (rank, Error::RankFailed { rank, message: own.to_string() }),
+        };
+        self.end.life.health.fail(rank, shown);
     }
 
     /// Marks this rank as inside a collective.
@@ -152,7 +154,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
         let _inside = self.enter()?;
         let (rank, group) = (self.end.rank, &self.end.group);
         let (rank, child) = self.collective(Call::Split, Lent::Split { color, key }, |publication| {
-            let numbers = publication.split_numbers();
+            let numbers = publication.split_numbers()?;
             let mut members: Vec<usize> =
                 (0..numbers.len()).filter(|&member| numbers[member].0 == color).collect();
             members.sort_by_key(|&member| (numbers[member].1, member));
@@ -174,6 +176,9 @@ impl<D: Device> Communicator for ThreadComm<D> {
         let _inside = self.enter()?;
         let (me, size) = (self.rank(), self.size());
         let transfers: &[Transfer<'_, D>] = transfers;
+        for transfer in transfers {
+            transfer.check_peers(size).inspect_err(|error| self.fail(error))?;
+        }
         let mut copies = self.end.copies.lock().unwrap_or_else(PoisonError::into_inner);
         copies.clear();
         if size == 1 {
@@ -186,7 +191,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
             return unsafe { D::copy(scope.queue(), &copies) };
         }
         // Peers read what this rank's queue has written.
-        D::synchronize(scope.queue())?;
+        D::synchronize(scope.queue()).inspect_err(|error| self.fail(error))?;
         let lent = Lent::Address(transfers.as_ptr().cast());
         self.collective(Call::Exchange(*signature, transfers.len()), lent, |publication| {
             let reading = publication.read()?;
@@ -224,18 +229,17 @@ impl<D: Device> Communicator for ThreadComm<D> {
     ) -> Result<()> {
         let _inside = self.enter()?;
         if signature.dtype != T::DTYPE {
-            return Err(Error::Plan(format!(
-                "a signature of {} for a block of {}",
-                signature.dtype,
-                T::DTYPE
-            )));
+            let error =
+                Error::Plan(format!("a signature of {} for a block of {}", signature.dtype, T::DTYPE));
+            self.fail(&error);
+            return Err(error);
         }
         let (me, size) = (self.rank(), self.size());
         if size == 1 {
             self.end.collectives.fetch_add(1, Ordering::Relaxed);
             return visit(0, block);
         }
-        D::synchronize(scope.queue())?;
+        D::synchronize(scope.queue()).inspect_err(|error| self.fail(error))?;
         self.collective(Call::Rotate(*signature), Lent::Address((&raw const block).cast()), |publication| {
             let reading = publication.read()?;
             let _settle = Settle::<D>(scope.queue());
@@ -246,9 +250,11 @@ impl<D: Device> Communicator for ThreadComm<D> {
                 // lives. The copy made here keeps the tensors' addresses only; `visit` cannot keep it.
                 let theirs = unsafe { *reading.address(owner)?.cast::<KeyValue<'_, T, D>>() };
                 if owner != me {
-                    let elements = theirs.key.shape().iter().product::<usize>()
-                        + theirs.value.shape().iter().product::<usize>();
-                    self.end.bytes.fetch_add((elements * size_of::<T>()) as u64, Ordering::Relaxed);
+                    let elements =
+                        |shape: [usize; 4]| shape.iter().fold(1_usize, |n, &axis| n.saturating_mul(axis));
+                    let both = elements(theirs.key.shape()).saturating_add(elements(theirs.value.shape()));
+                    let bytes = both.saturating_mul(size_of::<T>()) as u64;
+                    self.end.bytes.fetch_add(bytes, Ordering::Relaxed);
                 }
                 visit(owner, theirs)?;
             }

@@ -90,7 +90,7 @@ impl Group {
         let slot = &mut state.slots[rank];
         slot.call = Some(call);
         slot.lent = Some(lent);
-        Publication { group: self, rank, call, started: Instant::now() }
+        Publication { group: self, rank, call }
     }
 
     /// The error for a member that has revoked what it lent. It has reported why before it did.
@@ -122,13 +122,13 @@ pub(super) struct Publication<'g> {
     group: &'g Group,
     rank: usize,
     call: Call,
-    started: Instant,
 }
 
 impl Publication<'_> {
     /// Waits until every rank has come to this meeting.
     pub(super) fn meet(&self) -> Result<()> {
         let Self { group, rank, .. } = *self;
+        let started = Instant::now();
         let mut state = group.lock();
         let meeting = state.meetings;
         state.slots[rank].arrived = true;
@@ -162,8 +162,7 @@ impl Publication<'_> {
                 group.health.fail(gone, error.clone());
                 return Err(error);
             }
-            let Some(left) =
-                group.deadline.checked_sub(self.started.elapsed()).filter(|left| !left.is_zero())
+            let Some(left) = group.deadline.checked_sub(started.elapsed()).filter(|left| !left.is_zero())
             else {
                 let error = Error::Deadline {
                     operation: self.call.to_string(),
@@ -183,7 +182,8 @@ impl Publication<'_> {
         }
     }
 
-    /// Compares all ranks' calls. To be called between the two meetings.
+    /// Compares all ranks' calls. To be called between the two meetings. Ranks are numbered in the world: the error
+    /// may reach other groups of it.
     pub(super) fn agree(&self) -> Result<()> {
         let state = self.group.lock();
         if let Some(failure) = self.group.health.failure() {
@@ -206,10 +206,10 @@ impl Publication<'_> {
         let others: Vec<String> = calls()
             .enumerate()
             .filter(|(_, call)| *call == expected)
-            .map(|(rank, _)| rank.to_string())
+            .map(|(rank, _)| self.group.members[rank].to_string())
             .collect();
         Err(Error::RanksDisagree {
-            rank,
+            rank: self.group.members[rank],
             theirs: theirs.to_string(),
             others: format!("rank{} {}", if others.len() == 1 { "" } else { "s" }, others.join(", ")),
             expected: expected.to_string(),
@@ -232,11 +232,11 @@ impl Publication<'_> {
     }
 
     /// The colors and keys of a split, by rank; to be called between the two meetings.
-    pub(super) fn split_numbers(&self) -> Vec<(usize, usize)> {
+    pub(super) fn split_numbers(&self) -> Result<Vec<(usize, usize)>> {
         let state = self.group.lock();
-        let numbers = state.slots.iter().map(|slot| match slot.lent {
-            Some(Lent::Split { color, key }) => (color, key),
-            _ => (usize::MAX, 0),
+        let numbers = state.slots.iter().enumerate().map(|(rank, slot)| match slot.lent {
+            Some(Lent::Split { color, key }) => Ok((color, key)),
+            Some(Lent::Address(_)) | None => Err(self.group.withdrew(rank)),
         });
         numbers.collect()
     }
@@ -278,6 +278,10 @@ pub(super) struct Reading<'g> {
 impl Reading<'_> {
     /// The address that a rank has lent. What stands there stays while `self` lives.
     pub(super) fn address(&self, rank: usize) -> Result<*const ()> {
+        // Who reads on after a failure keeps the failing rank waiting for it.
+        if let Some(failure) = self.group.health.failure() {
+            return Err(failure.error.clone());
+        }
         match self.group.lock().slots[rank].lent {
             Some(Lent::Address(address)) => Ok(address),
             Some(Lent::Split { .. }) | None => Err(self.group.withdrew(rank)),

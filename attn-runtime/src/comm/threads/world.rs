@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 /// How long a collective waits for the last rank, unless said otherwise.
 const DEADLINE: Duration = Duration::from_secs(300);
 
+/// More ranks than this are a mistake: each is a thread.
+const MAX_RANKS: usize = 4096;
+
 /// A world of ranks that are threads of this process.
 ///
 /// ```
@@ -66,6 +69,11 @@ impl QueueSource for Threads {
 
     fn queues(self) -> Result<Vec<CpuQueue>> {
         let Self { ranks, threads_per_rank } = self;
+        if ranks > MAX_RANKS {
+            return Err(Error::Configuration(format!(
+                "{ranks} ranks are more than the {MAX_RANKS} of one process"
+            )));
+        }
         let cores = available_parallelism().map_or(1, |cores| cores.get());
         let threads = threads_per_rank.unwrap_or_else(|| (cores / ranks.max(1)).max(1));
         (0..ranks).map(|_| CpuQueue::new(threads)).collect()
@@ -104,7 +112,8 @@ impl<D: Device> World<Queues<D>> {
 
 impl<Q: QueueSource> World<Q> {
     /// Sets how long a collective waits for the last rank (five minutes, unless set). When it has passed, every rank
-    /// gets [`Error::Deadline`].
+    /// that waits gets [`Error::Deadline`]; a rank at work in its kernel gets the failure at its next block or call, and
+    /// those whose tensors it reads return when it has let go of them.
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -130,7 +139,8 @@ impl<Q: QueueSource> World<Q> {
             .collect())
     }
 
-    /// Calls `body` on every rank, each on a thread of its own, and returns what they return, by rank.
+    /// Calls `body` on every rank, each on a thread of its own, and returns what they return, by rank. A rank has ended
+    /// when `body` returns: a collective of the others that still waits for it fails.
     ///
     /// # Errors
     /// If a rank returns an error or panics, the waits of all others end with an error that names it, and this
@@ -210,6 +220,8 @@ fn live<D: Device, R, E: From<Error> + Display>(
             Err(error.into())
         }
     };
+    // Whatever became of its handles: a rank whose body has returned makes no further call.
+    health.end(rank);
     drop(presence);
     outcome
 }

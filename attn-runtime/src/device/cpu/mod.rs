@@ -2,10 +2,10 @@
 
 mod copy;
 mod memory;
-mod team;
+mod queue;
 
 pub use memory::CpuMemory;
-pub use team::CpuQueue;
+pub use queue::CpuQueue;
 
 use core::ptr::NonNull;
 

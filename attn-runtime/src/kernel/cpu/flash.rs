@@ -10,7 +10,6 @@
 
 use core::ops::Range;
 
-use crate::comm::KeyValue;
 use crate::device::{Cpu, Scope};
 use crate::error::Result;
 use crate::kernel::cpu::exp::exp;
@@ -18,7 +17,7 @@ use crate::kernel::cpu::rows::{cut, load};
 use crate::kernel::cpu::simd::{self, Vectorised, multiply_add};
 use crate::kernel::cpu::state::{Finish, Running, SharedState, begin, finish};
 use crate::kernel::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Cover, Flash};
-use crate::tensor::{Element, View, ViewMut};
+use crate::tensor::{Element, KeyValue, View, ViewMut};
 
 /// Queries of a tile.
 const TILE: usize = 64;
@@ -296,20 +295,21 @@ impl<T: Element> Tile<'_, T> {
         for weight in &*weights {
             max = if *weight > max { *weight } else { max };
         }
+        let base = Running::base(max);
         let mut sums = [0.0_f32; LANES];
         let mut groups = weights.chunks_exact_mut(LANES);
         for group in &mut groups {
             for (lane, weight) in group.iter_mut().enumerate() {
-                *weight = exp(*weight - max);
+                *weight = exp(*weight - base);
                 sums[lane] += *weight;
             }
         }
         for (lane, weight) in groups.into_remainder().iter_mut().enumerate() {
-            *weight = exp(*weight - max);
+            *weight = exp(*weight - base);
             sums[lane] += *weight;
         }
         // A row that had attended nothing keeps nothing, whatever the maximum has become.
-        let keep = if before.sum == 0.0 { 0.0 } else { exp(before.max - max) };
+        let keep = if before.sum == 0.0 { 0.0 } else { exp(before.max - base) };
         if keep != 1.0 {
             for output in &mut self.output[row * self.width..][..self.width] {
                 *output *= keep;

@@ -12,6 +12,9 @@ pub(super) type Row = [usize; 3];
 /// Reads the row into `values`, which has the row's length.
 #[inline(always)]
 pub(super) fn load<T: Element>(tensor: &View<'_, T, Cpu>, row: Row, values: &mut [f32]) {
+    if values.is_empty() {
+        return;
+    }
     let base = start(row, values.len(), tensor.shape(), tensor.strides());
     let step = tensor.strides()[3];
     // SAFETY: `start` checked that the row lies inside the shape, so by the view's invariant its elements can be read.
@@ -51,6 +54,9 @@ impl<'a, T: Element> Shared<'a, T> {
     /// No other thread reads or writes the row meanwhile.
     #[inline]
     pub(super) unsafe fn store(&self, row: Row, values: &[f32]) {
+        if values.is_empty() {
+            return;
+        }
         let base = start(row, values.len(), self.shape, self.strides);
         let step = self.strides[3];
         for (i, value) in values.iter().enumerate() {

@@ -1,12 +1,11 @@
 //! Plain attention: for each query all its products, then all its exponentials, then its output.
 
-use crate::comm::KeyValue;
 use crate::device::{Cpu, Scope};
 use crate::error::Result;
 use crate::kernel::cpu::rows::{Row, cut, load};
 use crate::kernel::cpu::state::{Finish, Running, SharedState, begin, finish};
 use crate::kernel::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Sdpa};
-use crate::tensor::{Element, View, ViewMut};
+use crate::tensor::{Element, KeyValue, View, ViewMut};
 
 /// How many partial sums a dot product keeps.
 const LANES: usize = 8;
@@ -125,14 +124,15 @@ impl Attended<'_> {
             *weight = dot(query, key) * scale;
             max = if *weight > max { *weight } else { max };
         }
+        let base = Running::base(max);
         // A row that had attended nothing keeps nothing, whatever the maximum has become.
-        let keep = if before.sum == 0.0 { 0.0 } else { (before.max - max).exp() };
+        let keep = if before.sum == 0.0 { 0.0 } else { (before.max - base).exp() };
         for value in &mut *output {
             *value *= keep;
         }
         let mut sum = before.sum * keep;
         for (weight, value) in weights.iter_mut().zip(values.chunks_exact(query.len())) {
-            let exp = (*weight - max).exp();
+            let exp = (*weight - base).exp();
             sum += exp;
             for (output, value) in output.iter_mut().zip(value) {
                 *output += exp * value;

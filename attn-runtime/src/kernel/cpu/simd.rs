@@ -41,11 +41,10 @@ pub(super) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use crate::comm::KeyValue;
     use crate::device::Arena;
     use crate::device::cpu::{Cpu, CpuQueue};
     use crate::kernel::{AttentionCall, AttentionKernel, Band, Flash};
-    use crate::tensor::Tensor;
+    use crate::tensor::{KeyValue, Tensor};
     use std::cell::Cell;
 
     thread_local! {
@@ -66,7 +65,6 @@ mod tests {
         let mut call = AttentionCall {
             query: query.view(),
             keys: KeyValue { key: key.view(), value: keys_value.view() },
-            joint: None,
             band: Band::causal(150, 150),
             scale: 0.7,
             out: out.view_mut(),

@@ -17,6 +17,13 @@ impl Running {
     /// A row that has attended nothing.
     pub(super) const EMPTY: Self = Self { max: f32::NEG_INFINITY, sum: 0.0 };
 
+    /// What exponentials are relative to, given the maximum. Products of -inf weigh nothing, also while a row has met no
+    /// other (when -inf - -inf would be NaN).
+    #[inline(always)]
+    pub(super) fn base(max: f32) -> f32 {
+        if max == f32::NEG_INFINITY { 0.0 } else { max }
+    }
+
     /// What the row's output is multiplied with at the end: zero for a row that has attended nothing.
     pub(super) fn normalizer(self) -> f32 {
         if self.sum == 0.0 { 0.0 } else { 1.0 / self.sum }

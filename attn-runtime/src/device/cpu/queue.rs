@@ -28,6 +28,9 @@ thread_local! {
     static AT_WORK: Cell<bool> = const { Cell::new(false) };
 }
 
+/// More threads than this are a mistake: no machine has so many cores.
+const MAX_THREADS: usize = 4096;
+
 /// Floats of a cache line: what separates the scratch memory of two workers.
 const LINE: usize = 16;
 
@@ -114,6 +117,11 @@ impl CpuQueue {
     pub fn new(threads: usize) -> Result<Self> {
         if threads == 0 {
             return Err(Error::ZeroSize { what: "the number of threads" });
+        }
+        if threads > MAX_THREADS {
+            return Err(Error::Configuration(format!(
+                "{threads} threads are more than the {MAX_THREADS} of a team"
+            )));
         }
         let shared = Arc::new(Shared {
             state: Mutex::new(State { generation: 0, run: None, busy: 0, panic: None, closing: false }),
@@ -384,5 +392,6 @@ mod tests {
     #[test]
     fn a_team_of_none_is_an_error() {
         assert!(matches!(CpuQueue::new(0), Err(Error::ZeroSize { .. })));
+        assert!(matches!(CpuQueue::new(usize::MAX), Err(Error::Configuration(_))));
     }
 }

@@ -107,18 +107,19 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
         self.clock.phases()
     }
 
-    /// What this rank has moved so far.
+    /// What this rank has moved through the session's group so far, by this session or any other handle of it.
     pub fn traffic(&self) -> Traffic {
         self.communicator().traffic()
     }
 
-    /// Bytes of workspace held.
+    /// Bytes of workspace held for reshards and carried state. What kernels use besides belongs to the queue, which all
+    /// sessions of a rank share.
     pub fn workspace_bytes(&mut self) -> usize {
         self.arena.bytes()
     }
 
     /// Attention of this rank's queries to every rank's keys, written into `outputs`. Collective. Allocates nothing
-    /// once a shape has been seen.
+    /// once a shape has been seen (of the last 32).
     ///
     /// Shapes, in the attribute's layout (here `[batch, seq, heads, head_dim]`), with `P` ranks: query
     /// `[b, s_q/P, h, d]`, key and value `[b, s_k/P, h_kv, d]`, output as the query, or `[b, joint + s_q/P, h, d]`

@@ -18,7 +18,7 @@ pub struct AttentionSpec {
     pub scale: Option<f32>,
     /// The mask; free to each call if absent.
     pub mask: Option<Mask>,
-    /// Whether to wait for the queue after each exchange.
+    /// Whether to wait for the queue after each stage of the pipeline that has communicated.
     pub use_sync: bool,
 }
 
@@ -78,7 +78,7 @@ impl AttentionSpec {
         self
     }
 
-    /// Sets whether to wait for the queue after each exchange.
+    /// Sets whether to wait for the queue after each stage of the pipeline that has communicated.
     #[must_use]
     pub const fn use_sync(mut self, use_sync: bool) -> Self {
         self.use_sync = use_sync;

@@ -17,7 +17,8 @@ use crate::tensor::{Element, KeyValue};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Bytes that this rank took from other ranks: copied, or read in place.
+    /// Bytes that this rank took from other ranks: copied, or lent to it in place (blocks of a ring that a mask then
+    /// skips are counted too: a communicator with real links would have moved them).
     pub bytes: u64,
     /// Collective calls.
     pub collectives: u64,

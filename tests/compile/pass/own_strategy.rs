@@ -49,7 +49,7 @@ where
         ParallelAttentionStrategy::<K, C, T>::pre_attention(&mut self.inner, scope, request)
     }
 
-    fn kernel<'a>(&'a self, kernel: &'a K) -> &'a K {
+    fn kernel<'a, 'c: 'a>(&'a self, kernel: &'a K, _: &'a Self::Context<'c>) -> &'a K {
         kernel
     }
 

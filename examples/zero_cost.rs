@@ -54,7 +54,7 @@ fn direct(comm: &ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
     for _ in 0..calls {
         let mut call = AttentionCall {
             query: x.view(),
-            keys: KeyValue { key: x.view(), value: x.view() },
+            kv: KeyValue { key: x.view(), value: x.view() },
             band: Band::FULL,
             scale: 1.0 / (SHAPE[3] as f32).sqrt(),
             out: out.view_mut(),
@@ -90,7 +90,7 @@ fn by_hand(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
         let scale = 1.0 / (head_dim as f32).sqrt();
         let request = AttentionRequest {
             query,
-            keys: KeyValue { key, value },
+            kv: KeyValue { key, value },
             joint: None,
             mask: Mask::None,
             scale,

@@ -187,7 +187,7 @@ impl<const PANICS: bool> CarriesState<Cpu, f32> for Fragile<PANICS> {
         &self,
         _: Scope<'_, Cpu>,
         query: View<'_, f32>,
-        keys: KeyValue<'_, f32, Cpu>,
+        kv: KeyValue<'_, f32, Cpu>,
         _: Band,
         _: f32,
         _: &mut CarriedState<'_, Cpu>,
@@ -195,10 +195,10 @@ impl<const PANICS: bool> CarriesState<Cpu, f32> for Fragile<PANICS> {
         // Read the block for a while, so that its owner has to wait before it may leave.
         let mut sum = 0.0;
         for _ in 0..2000 {
-            sum += keys.key.at([0, 0, 0, 0]);
+            sum += kv.key.at([0, 0, 0, 0]);
         }
         assert!(sum.is_finite());
-        let (mine, theirs) = (query.at([0, 0, 0, 0]), keys.key.at([0, 0, 0, 0]));
+        let (mine, theirs) = (query.at([0, 0, 0, 0]), kv.key.at([0, 0, 0, 0]));
         if mine == 0.0 && theirs == 1.0 {
             assert!(!PANICS, "a kernel breaks");
             return Err(Error::Configuration("a kernel fails".into()));
@@ -276,7 +276,7 @@ fn a_collective_inside_a_collective_is_refused() {
         let queue = comm.queue()?;
         let mut arena = attn::device::Arena::<Cpu>::default();
         let x = ones(2);
-        let keys = KeyValue { key: x.view(), value: x.view() };
+        let kv = KeyValue { key: x.view(), value: x.view() };
         let signature = attn::Signature {
             strategy: "test",
             stage: "rotate",
@@ -289,7 +289,7 @@ fn a_collective_inside_a_collective_is_refused() {
         };
         let scope = arena.open(&queue)?;
         let mut inner = Vec::new();
-        comm.rotate(scope, &signature, keys, |_, _| {
+        comm.rotate(scope, &signature, kv, |_, _| {
             inner.push(comm.split(0, 0).err());
             Ok(())
         })?;

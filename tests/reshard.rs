@@ -49,7 +49,7 @@ impl AttentionKernel<Cpu, f32> for Probe {
             Err(Error::Configuration(format!("{what} {index:?} holds {found:?}")))
         };
         let [batch, rows, heads, head_dim] = call.query.shape();
-        let [_, keys, kv_heads, _] = call.keys.key.shape();
+        let [_, keys, kv_heads, _] = call.kv.key.shape();
         let [_, first, query_head, _] = decode(call.query.at([0, 0, 0, 0]));
         let front = first >= JOINT;
         let joint = (0..rows).filter(|&s| decode(call.query.at([0, s, 0, 0]))[1] >= JOINT).count();
@@ -59,11 +59,11 @@ impl AttentionKernel<Cpu, f32> for Probe {
             (false, _) if s < seq - joint => s,
             (false, _) => JOINT + s - (seq - joint),
         };
-        let key_head = decode(call.keys.key.at([0, 0, 0, 0]))[2];
+        let key_head = decode(call.kv.key.at([0, 0, 0, 0]))[2];
         for (what, view, seq, n, first_head) in [
             ("query", call.query, rows, heads, query_head),
-            ("key", call.keys.key, keys, kv_heads, key_head),
-            ("value", call.keys.value, keys, kv_heads, key_head),
+            ("key", call.kv.key, keys, kv_heads, key_head),
+            ("value", call.kv.value, keys, kv_heads, key_head),
         ] {
             for b in 0..batch {
                 for s in 0..seq {
@@ -183,7 +183,7 @@ fn a_kv_head_reaches_just_the_ranks_that_need_it() {
 impl AttentionKernel<Cpu, f32> for SumValues {
     fn forward(&self, scope: Scope<'_, Cpu>, call: &mut AttentionCall<'_, f32, Cpu>) -> attn::Result<()> {
         let mut state = CarriesState::<Cpu, f32>::begin(self, scope, call.query.shape())?;
-        self.step(scope, call.query, call.keys, call.band, call.scale, &mut state)?;
+        self.step(scope, call.query, call.kv, call.band, call.scale, &mut state)?;
         self.finish(scope, state, call.out.reborrow(), None)
     }
 }
@@ -197,20 +197,20 @@ impl CarriesState<Cpu, f32> for SumValues {
         &self,
         _: Scope<'_, Cpu>,
         query: View<'_, f32>,
-        keys: KeyValue<'_, f32, Cpu>,
+        kv: KeyValue<'_, f32, Cpu>,
         band: Band,
         _: f32,
         state: &mut CarriedState<'_, Cpu>,
     ) -> attn::Result<()> {
         let [batch, rows, heads, head_dim] = query.shape();
-        let [_, seq, kv_heads, _] = keys.value.shape();
+        let [_, seq, kv_heads, _] = kv.value.shape();
         for b in 0..batch {
             for i in 0..rows {
                 for h in 0..heads {
                     for j in band.keys_of(i, &(0..seq)) {
                         for d in 0..head_dim {
-                            let sum = state.output.at([b, i, h, d])
-                                + keys.value.at([b, j, h * kv_heads / heads, d]);
+                            let sum =
+                                state.output.at([b, i, h, d]) + kv.value.at([b, j, h * kv_heads / heads, d]);
                             state.output.set([b, i, h, d], sum);
                         }
                     }

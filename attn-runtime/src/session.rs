@@ -236,7 +236,7 @@ fn admit<'a, T: Element, D: Device>(
             return Err(Error::Shape { tensor: "lse", found: [b, h, s, 1], expected });
         }
     };
-    Ok(AttentionRequest { query, keys: KeyValue { key, value }, joint, mask, scale, out, lse })
+    Ok(AttentionRequest { query, kv: KeyValue { key, value }, joint, mask, scale, out, lse })
 }
 
 /// Checks the joint tensors of a call.
@@ -274,8 +274,8 @@ fn joint<'a, T: Element, D: Device>(
     let expected = [batch, tokens, key[2], head_dim];
     check.is("joint_key", joint_key.shape(), expected, "joint_query's seq, the key's shape in all else")?;
     check.is("joint_value", joint_value.shape(), expected, "joint_key's shape")?;
-    let keys = KeyValue { key: joint_key, value: joint_value };
-    Ok(Some(Joint { query: joint_query, keys, strategy: metadata.joint_strategy }))
+    let kv = KeyValue { key: joint_key, value: joint_value };
+    Ok(Some(Joint { query: joint_query, kv, order: metadata.joint_strategy }))
 }
 
 /// Speaks of shapes in the caller's layout.

@@ -19,7 +19,7 @@ pub struct AttentionCall<'a, T, D> {
     /// `[batch, seq_q, heads, head_dim]`.
     pub query: View<'a, T, D>,
     /// Two of `[batch, seq_k, kv_heads, head_dim]`.
-    pub keys: KeyValue<'a, T, D>,
+    pub kv: KeyValue<'a, T, D>,
     /// Which keys a query may attend, by the offset of their indices.
     pub band: Band,
     /// What the products of queries and keys are multiplied with.
@@ -69,7 +69,7 @@ pub trait CarriesState<D: Device, T: Element>: AttentionKernel<D, T> {
         &self,
         scope: Scope<'_, D>,
         query: View<'_, T, D>,
-        keys: KeyValue<'_, T, D>,
+        kv: KeyValue<'_, T, D>,
         band: Band,
         scale: f32,
         state: &mut CarriedState<'_, D>,

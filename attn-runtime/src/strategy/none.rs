@@ -57,16 +57,15 @@ where
         scope: Scope<'a, C::Device>,
         request: AttentionRequest<'a, T, C::Device>,
     ) -> Result<(AttentionCall<'a, T, C::Device>, NoParallelContext)> {
-        let (mut query, mut keys) = (request.query, request.keys);
+        let (mut query, mut kv) = (request.query, request.kv);
         if let Some(joint) = request.joint {
-            let join = |joint_part, local| concatenate(scope, joint.strategy, joint_part, local);
+            let join = |joint_part, local| concatenate(scope, joint.order, joint_part, local);
             query = join(joint.query, query)?;
-            keys =
-                KeyValue { key: join(joint.keys.key, keys.key)?, value: join(joint.keys.value, keys.value)? };
+            kv = KeyValue { key: join(joint.kv.key, kv.key)?, value: join(joint.kv.value, kv.value)? };
         }
         let band = request.band(1);
         let AttentionRequest { scale, out, lse, .. } = request;
-        Ok((AttentionCall { query, keys, band, scale, out, lse }, NoParallelContext))
+        Ok((AttentionCall { query, kv, band, scale, out, lse }, NoParallelContext))
     }
 
     #[inline]

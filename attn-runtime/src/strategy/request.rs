@@ -10,7 +10,7 @@ pub struct AttentionRequest<'a, T, D> {
     /// This rank's queries: `[batch, seq_q / ranks, heads, head_dim]`.
     pub query: View<'a, T, D>,
     /// This rank's keys and values: `[batch, seq_k / ranks, kv_heads, head_dim]`.
-    pub keys: KeyValue<'a, T, D>,
+    pub kv: KeyValue<'a, T, D>,
     /// The joint tokens.
     pub joint: Option<Joint<'a, T, D>>,
     /// The mask, over global positions. None if there are joint tokens.
@@ -28,9 +28,9 @@ pub struct Joint<'a, T, D> {
     /// Their queries.
     pub query: View<'a, T, D>,
     /// Their keys and values.
-    pub keys: KeyValue<'a, T, D>,
+    pub kv: KeyValue<'a, T, D>,
     /// Where they stand in the joint sequence.
-    pub strategy: JointStrategy,
+    pub order: JointStrategy,
 }
 
 impl<T, D> Clone for Joint<'_, T, D> {
@@ -49,14 +49,14 @@ impl<T: Element, D> AttentionRequest<'_, T, D> {
 
     /// Where the joint tokens stand. Without any, it does not matter.
     pub fn joint_strategy(&self) -> JointStrategy {
-        self.joint.as_ref().map_or(JointStrategy::Front, |joint| joint.strategy)
+        self.joint.as_ref().map_or(JointStrategy::Front, |joint| joint.order)
     }
 
     /// The mask as a band over the whole sequence, which has `ranks` times this rank's positions.
     pub const fn band(&self, ranks: usize) -> Band {
         match self.mask {
             Mask::None => Band::FULL,
-            Mask::Causal => Band::causal(self.query.shape()[1] * ranks, self.keys.key.shape()[1] * ranks),
+            Mask::Causal => Band::causal(self.query.shape()[1] * ranks, self.kv.key.shape()[1] * ranks),
         }
     }
 
@@ -67,7 +67,7 @@ impl<T: Element, D> AttentionRequest<'_, T, D> {
             stage,
             dtype: T::DTYPE,
             query: self.query.shape(),
-            key: self.keys.key.shape(),
+            key: self.kv.key.shape(),
             joint: (self.joint_tokens(), self.joint_strategy()),
             mask: self.mask,
             scale_bits: self.scale.to_bits(),
@@ -79,7 +79,7 @@ impl<T, D> core::fmt::Debug for AttentionRequest<'_, T, D> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("AttentionRequest")
             .field("query", &self.query)
-            .field("keys", &self.keys)
+            .field("kv", &self.kv)
             .field("mask", &self.mask)
             .finish_non_exhaustive()
     }
@@ -89,7 +89,7 @@ impl<T, D> core::fmt::Debug for Joint<'_, T, D> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Joint")
             .field("query", &self.query)
-            .field("strategy", &self.strategy)
+            .field("order", &self.order)
             .finish_non_exhaustive()
     }
 }

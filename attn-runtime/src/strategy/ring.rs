@@ -89,18 +89,18 @@ where
         let band = request.band(ranks);
         let first_query = rank * request.query.shape()[1];
         let Some(joint) = request.joint else {
-            let AttentionRequest { query, keys, scale, out, lse, .. } = request;
+            let AttentionRequest { query, kv, scale, out, lse, .. } = request;
             let context = RingContext { signature, joint: None, first_query, back: None };
-            return Ok((AttentionCall { query, keys, band, scale, out, lse }, context));
+            return Ok((AttentionCall { query, kv, band, scale, out, lse }, context));
         };
         let plans = self.plans.get(&signature, || Ok(gather_joint_rows(rank, ranks, &request)))?;
         let mine = share(request.joint_tokens(), ranks, rank);
         let joint_rows = joint.query.narrow(1, mine.start, mine.len())?;
-        let query = concatenate(scope, joint.strategy, joint_rows, request.query)?;
-        let AttentionRequest { keys, scale, out, lse, .. } = request;
+        let query = concatenate(scope, joint.order, joint_rows, request.query)?;
+        let AttentionRequest { kv, scale, out, lse, .. } = request;
         let (home, (out, lse)) = Home::keep(scope, signature, (out, lse), query.shape())?;
-        let call = AttentionCall { query, keys, band, scale, out, lse };
-        Ok((call, RingContext { signature, joint: Some(joint.keys), first_query, back: Some((home, plans)) }))
+        let call = AttentionCall { query, kv, band, scale, out, lse };
+        Ok((call, RingContext { signature, joint: Some(joint.kv), first_query, back: Some((home, plans)) }))
     }
 
     #[inline]
@@ -169,13 +169,13 @@ where
     T: Element,
 {
     fn forward(&self, scope: Scope<'_, C::Device>, call: &mut AttentionCall<'_, T, C::Device>) -> Result<()> {
-        let &mut AttentionCall { query, keys, band, scale, .. } = call;
+        let &mut AttentionCall { query, kv, band, scale, .. } = call;
         let rows = query.shape()[1];
         let mut state = self.kernel.begin(scope, query.shape())?;
         if let Some(joint) = self.joint {
             self.kernel.step(scope, query, joint, Band::FULL, scale, &mut state)?;
         }
-        self.group.rotate(scope, &self.signature, keys, |owner, block| {
+        self.group.rotate(scope, &self.signature, kv, |owner, block| {
             let seq_k = block.key.shape()[1];
             // With joint rows among the queries the band is full, and rows need no position.
             let band = band.from_block(self.first_query, owner * seq_k);

@@ -94,8 +94,8 @@ where
         let (rank, ranks) = (self.group.rank(), self.group.size());
         let band = request.band(ranks);
         if ranks == 1 && request.joint.is_none() {
-            let AttentionRequest { query, keys, scale, out, lse, .. } = request;
-            return Ok((AttentionCall { query, keys, band, scale, out, lse }, UlyssesContext { back: None }));
+            let AttentionRequest { query, kv, scale, out, lse, .. } = request;
+            return Ok((AttentionCall { query, kv, band, scale, out, lse }, UlyssesContext { back: None }));
         }
         let signature = request.signature(NAME, "pre_attention");
         let plans = self.plans.get(&signature, || Plans::new(rank, ranks, &request))?;
@@ -109,16 +109,16 @@ where
         let mut key = scope.take(whole(&plans.keys, kv_heads.len()))?;
         let mut value = scope.take(whole(&plans.keys, kv_heads.len()))?;
         if let Some(joint) = request.joint {
-            let (query_start, _) = joint.strategy.starts(joint_tokens, plans.query.seq());
-            let (keys_start, _) = joint.strategy.starts(joint_tokens, plans.keys.seq());
+            let (query_start, _) = joint.order.starts(joint_tokens, plans.query.seq());
+            let (keys_start, _) = joint.order.starts(joint_tokens, plans.keys.seq());
             place(scope, &mut query, query_start, part(joint.query, 0..joint_tokens, heads.clone())?)?;
-            place(scope, &mut key, keys_start, part(joint.keys.key, 0..joint_tokens, kv_heads.clone())?)?;
-            place(scope, &mut value, keys_start, part(joint.keys.value, 0..joint_tokens, kv_heads)?)?;
+            place(scope, &mut key, keys_start, part(joint.kv.key, 0..joint_tokens, kv_heads.clone())?)?;
+            place(scope, &mut value, keys_start, part(joint.kv.value, 0..joint_tokens, kv_heads)?)?;
         }
         let mut transfers = [
             Transfer::new(&plans.scatter_query, request.query, query.reborrow())?,
-            Transfer::new(&plans.scatter_keys, request.keys.key, key.reborrow())?,
-            Transfer::new(&plans.scatter_keys, request.keys.value, value.reborrow())?,
+            Transfer::new(&plans.scatter_keys, request.kv.key, key.reborrow())?,
+            Transfer::new(&plans.scatter_keys, request.kv.value, value.reborrow())?,
         ];
         self.group.exchange(scope, &signature, &mut transfers)?;
         settle(self.use_sync, scope)?;
@@ -126,7 +126,7 @@ where
         let AttentionRequest { scale, out, lse, .. } = request;
         let (home, (out, lse)) = Home::keep(scope, signature, (out, lse), query.shape())?;
         let kv = KeyValue { key: key.into_view(), value: value.into_view() };
-        let call = AttentionCall { query: query.into_view(), keys: kv, band, scale, out, lse };
+        let call = AttentionCall { query: query.into_view(), kv, band, scale, out, lse };
         Ok((call, UlyssesContext { back: Some((home, plans)) }))
     }
 
@@ -150,7 +150,7 @@ where
 impl Plans {
     fn new<T: Element, D>(rank: usize, ranks: usize, request: &AttentionRequest<'_, T, D>) -> Result<Self> {
         let [_, seq_q, heads, head_dim] = request.query.shape();
-        let [batch, seq_k, kv_heads, _] = request.keys.key.shape();
+        let [batch, seq_k, kv_heads, _] = request.kv.key.shape();
         let query = SequenceLayout::strict(ranks, seq_q, heads, kv_heads)?;
         let keys = SequenceLayout::strict(ranks, seq_k, heads, kv_heads)?;
         let mut plans = Self {

@@ -31,7 +31,7 @@ const ROWS: usize = 4;
 impl<T: Element> AttentionKernel<Cpu, T> for Flash {
     fn forward(&self, scope: Scope<'_, Cpu>, call: &mut AttentionCall<'_, T, Cpu>) -> Result<()> {
         let rows = Finish::new(call.out.reborrow(), call.lse.as_mut().map(ViewMut::reborrow));
-        each_tile(scope, call.query, call.keys, call.band, call.scale, |tile| {
+        each_tile(scope, call.query, call.kv, call.band, call.scale, |tile| {
             tile.clear();
             simd::run(Walk(tile));
             tile.for_each(|row, running, output| {
@@ -51,13 +51,13 @@ impl<T: Element> CarriesState<Cpu, T> for Flash {
         &self,
         scope: Scope<'_, Cpu>,
         query: View<'_, T, Cpu>,
-        keys: KeyValue<'_, T, Cpu>,
+        kv: KeyValue<'_, T, Cpu>,
         band: Band,
         scale: f32,
         state: &mut CarriedState<'_, Cpu>,
     ) -> Result<()> {
         let state = SharedState::new(state);
-        each_tile(scope, query, keys, band, scale, |tile| {
+        each_tile(scope, query, kv, band, scale, |tile| {
             tile.clear();
             tile.for_each(|row, running, output| {
                 // SAFETY: `each_tile` gives each row to one worker.
@@ -88,7 +88,7 @@ struct Tile<'m, T> {
     head: usize,
     /// The head that its queries attend with.
     kv_head: usize,
-    all_keys: KeyValue<'m, T, Cpu>,
+    kv: KeyValue<'m, T, Cpu>,
     band: Band,
     /// The queries' positions.
     positions: Range<usize>,
@@ -113,13 +113,13 @@ struct Tile<'m, T> {
 fn each_tile<T: Element>(
     scope: Scope<'_, Cpu>,
     query: View<'_, T, Cpu>,
-    keys: KeyValue<'_, T, Cpu>,
+    kv: KeyValue<'_, T, Cpu>,
     band: Band,
     scale: f32,
     body: impl Fn(&mut Tile<'_, T>) + Sync,
 ) -> Result<()> {
     let [batch, seq_q, heads, head_dim] = query.shape();
-    let group = heads / keys.key.shape()[2];
+    let group = heads / kv.key.shape()[2];
     let width = head_dim.next_multiple_of(LANES);
     let floats = (2 * TILE + BLOCK) * width + head_dim * BLOCK + TILE * BLOCK;
     let tiles = seq_q.div_ceil(TILE);
@@ -130,7 +130,7 @@ fn each_tile<T: Element>(
             batch: batch_head / heads,
             head: batch_head % heads,
             kv_head: batch_head % heads / group,
-            all_keys: keys,
+            kv,
             band,
             positions: index * TILE..seq_q.min((index + 1) * TILE),
             head_dim,
@@ -154,7 +154,7 @@ impl<T: Element> Vectorised for Walk<'_, '_, T> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
         let Self(tile) = self;
-        let seq_k = tile.all_keys.key.shape()[1];
+        let seq_k = tile.kv.key.shape()[1];
         for start in (0..seq_k).step_by(BLOCK) {
             let block = start..seq_k.min(start + BLOCK);
             let cover = tile.band.cover(&tile.positions, &block);
@@ -201,11 +201,11 @@ impl<T: Element> Tile<'_, T> {
             let row = [self.batch, position, self.kv_head];
             // The values' row serves for the key on its way.
             let buffer = &mut self.values[index * self.width..][..self.width];
-            load(&self.all_keys.key, row, &mut buffer[..self.head_dim]);
+            load(&self.kv.key, row, &mut buffer[..self.head_dim]);
             for (column, value) in self.keys.chunks_exact_mut(BLOCK).zip(&*buffer) {
                 column[index] = *value;
             }
-            load(&self.all_keys.value, row, &mut buffer[..self.head_dim]);
+            load(&self.kv.value, row, &mut buffer[..self.head_dim]);
         }
     }
 

@@ -13,7 +13,7 @@ const LANES: usize = 8;
 impl<T: Element> AttentionKernel<Cpu, T> for Sdpa {
     fn forward(&self, scope: Scope<'_, Cpu>, call: &mut AttentionCall<'_, T, Cpu>) -> Result<()> {
         let rows = Finish::new(call.out.reborrow(), call.lse.as_mut().map(ViewMut::reborrow));
-        each_row(scope, call.query, call.keys, call.band, call.scale, |row, attended, output| {
+        each_row(scope, call.query, call.kv, call.band, call.scale, |row, attended, output| {
             output.fill(0.0);
             let running = attended.attend(Running::EMPTY, output);
             // SAFETY: `each_row` gives each row to one worker.
@@ -31,13 +31,13 @@ impl<T: Element> CarriesState<Cpu, T> for Sdpa {
         &self,
         scope: Scope<'_, Cpu>,
         query: View<'_, T, Cpu>,
-        keys: KeyValue<'_, T, Cpu>,
+        kv: KeyValue<'_, T, Cpu>,
         band: Band,
         scale: f32,
         state: &mut CarriedState<'_, Cpu>,
     ) -> Result<()> {
         let state = SharedState::new(state);
-        each_row(scope, query, keys, band, scale, |row, attended, output| {
+        each_row(scope, query, kv, band, scale, |row, attended, output| {
             // SAFETY: `each_row` gives each row to one worker.
             let before = unsafe { state.load(row, output) };
             let running = attended.attend(before, output);
@@ -74,13 +74,13 @@ struct Attended<'m> {
 fn each_row<T: Element>(
     scope: Scope<'_, Cpu>,
     query: View<'_, T, Cpu>,
-    keys: KeyValue<'_, T, Cpu>,
+    kv: KeyValue<'_, T, Cpu>,
     band: Band,
     scale: f32,
     body: impl Fn(Row, Attended<'_>, &mut [f32]) + Sync,
 ) -> Result<()> {
     let [batch, seq_q, heads, head_dim] = query.shape();
-    let [_, seq_k, kv_heads, _] = keys.key.shape();
+    let [_, seq_k, kv_heads, _] = kv.key.shape();
     let group = heads / kv_heads;
     let floats = 2 * seq_k * head_dim + seq_k + 2 * head_dim;
     scope.queue().for_each_with(batch * heads, floats, |mut memory, task| {
@@ -92,8 +92,8 @@ fn each_row<T: Element>(
         let output = cut(&mut memory, head_dim);
         for position in 0..seq_k {
             let here = position * head_dim..(position + 1) * head_dim;
-            load(&keys.key, [b, position, h / group], &mut key[here.clone()]);
-            load(&keys.value, [b, position, h / group], &mut value[here]);
+            load(&kv.key, [b, position, h / group], &mut key[here.clone()]);
+            load(&kv.value, [b, position, h / group], &mut value[here]);
         }
         for position in 0..seq_q {
             let row = [b, position, h];

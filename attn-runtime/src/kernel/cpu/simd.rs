@@ -64,7 +64,7 @@ mod tests {
         let (query, key, keys_value, mut out) = (tensor(3), tensor(5), tensor(7), tensor(1));
         let mut call = AttentionCall {
             query: query.view(),
-            keys: KeyValue { key: key.view(), value: keys_value.view() },
+            kv: KeyValue { key: key.view(), value: keys_value.view() },
             band: Band::causal(150, 150),
             scale: 0.7,
             out: out.view_mut(),

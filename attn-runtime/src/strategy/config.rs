@@ -25,55 +25,41 @@ impl ParallelConfig {
     /// If the configuration names none of them, names two, or asks for other degrees than the group has. Never
     /// falls back to less.
     pub fn choose(&self, offered: &[&str], ranks: usize) -> Result<usize> {
-        let Self { strategy, ulysses_degree, ring_degree } = self;
-        let degrees = [("ulysses", *ulysses_degree), ("ring", *ring_degree)];
-        let asked = degrees.iter().any(|(_, degree)| degree.is_some());
-        let product =
-            degrees.iter().filter_map(|(_, degree)| *degree).try_fold(1, usize::checked_mul).unwrap_or(0);
-        let mut wide = degrees.iter().filter(|(_, degree)| degree.is_some_and(|degree| degree > 1));
-        let by_degree = match (wide.next(), wide.next()) {
-            (Some(_), Some(_)) => {
-                return Err(Error::Configuration(format!(
-                    "ulysses_degree {} and ring_degree {} ask for both at once, which none of the strategies offered \
-                     here ({}) does",
-                    ulysses_degree.unwrap_or(1),
-                    ring_degree.unwrap_or(1),
-                    offered.join(", ")
-                )));
-            }
-            (Some((name, _)), None) => Some(*name),
-            _ if asked => Some("none"),
-            _ => None,
-        };
-        let name = match (strategy.as_deref(), by_degree) {
-            (Some(name), Some(other)) if name != other && (other != "none" || product != ranks) => {
-                return Err(Error::Configuration(format!(
-                    "strategy `{name}` contradicts the degrees, which ask for `{other}`"
-                )));
-            }
-            (Some(name), _) | (None, Some(name)) => name,
-            (None, None) => match offered {
-                [only] => only,
-                _ => {
-                    return Err(Error::Configuration(format!(
-                        "nothing says which strategy to use: set `strategy` to one of {}, or the degrees",
-                        offered.join(", ")
-                    )));
-                }
-            },
-        };
+        let fail = |message: String| Err(Error::Configuration(message));
+        let all = offered.join(", ");
+        let (ulysses, ring) = (self.ulysses_degree.unwrap_or(1), self.ring_degree.unwrap_or(1));
+        let asked = self.ulysses_degree.or(self.ring_degree).is_some();
+        let product = ulysses.saturating_mul(ring);
         if asked && product != ranks {
-            return Err(Error::Configuration(format!(
-                "ulysses_degree {} times ring_degree {} is {product}, but the group has {ranks} ranks",
-                ulysses_degree.unwrap_or(1),
-                ring_degree.unwrap_or(1)
-            )));
+            return fail(format!(
+                "ulysses_degree {ulysses} times ring_degree {ring} is {product}, but the group has {ranks} ranks"
+            ));
         }
+        let by_degree = match (ulysses > 1, ring > 1) {
+            (true, true) => {
+                return fail(format!(
+                    "ulysses_degree {ulysses} and ring_degree {ring} ask for both at once, which none of the strategies \
+                     offered here ({all}) does"
+                ));
+            }
+            (true, false) => Some("ulysses"),
+            (false, true) => Some("ring"),
+            (false, false) => None,
+        };
+        let name = match (self.strategy.as_deref(), by_degree, offered) {
+            (Some(name), Some(other), _) if name != other => {
+                return fail(format!("strategy `{name}` contradicts the degrees, which ask for `{other}`"));
+            }
+            (Some(name), _, _) | (None, Some(name), _) | (None, None, &[name]) => name,
+            (None, None, _) if asked => "none",
+            (None, None, _) => {
+                return fail(format!(
+                    "nothing says which strategy to use: set `strategy` to one of {all}, or the degrees"
+                ));
+            }
+        };
         offered.iter().position(|other| *other == name).ok_or_else(|| {
-            Error::Configuration(format!(
-                "strategy `{name}` is not offered here: expected one of {}",
-                offered.join(", ")
-            ))
+            Error::Configuration(format!("strategy `{name}` is not offered here: expected one of {all}"))
         })
     }
 }
@@ -96,6 +82,7 @@ mod tests {
         assert_eq!(config(None, Some(1), Some(1)).choose(&ALL, 1), Ok(0));
         assert_eq!(config(Some("ulysses"), Some(1), None).choose(&ALL, 1), Ok(1));
         assert_eq!(config(None, None, None).choose(&["ring"], 3), Ok(0));
+        assert_eq!(config(None, None, Some(1)).choose(&["ring"], 1), Ok(0));
     }
 
     #[test]

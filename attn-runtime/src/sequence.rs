@@ -5,6 +5,16 @@ use core::ops::Range;
 use crate::error::{Error, Result};
 
 /// How one tensor's sequence and heads are shared among the ranks of a group.
+///
+/// ```
+/// use attn_runtime::SequenceLayout;
+///
+/// // Four ranks of 1024 positions; 24 query heads, 2 key heads: each of those goes to two ranks.
+/// let layout = SequenceLayout::strict(4, 1024, 24, 2)?;
+/// assert_eq!(layout.positions(1), 1024..2048);
+/// assert_eq!((layout.heads(1), layout.kv_heads(1)), (6..12, 0..1));
+/// # Ok::<(), attn_runtime::Error>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SequenceLayout {
     ranks: usize,

@@ -4,6 +4,16 @@ use core::ops::Range;
 
 /// The keys that a query may attend, as a range of offsets: query `i` attends key `j` if `lo <= j - i <= hi`.
 ///
+/// ```
+/// use attn_runtime::Band;
+///
+/// // Six queries at the end of eight keys: query 0 stands at key 2.
+/// let causal = Band::causal(6, 8);
+/// assert_eq!(causal.keys_of(0, &(0..8)), 0..3);
+/// // The same, in the eyes of a block that starts at query 3 and key 4.
+/// assert_eq!(causal.from_block(3, 4).keys_of(0, &(0..4)), 0..2);
+/// ```
+///
 /// No mask, causal masks, sliding windows, sequences of unlike lengths and the blocks of a ring all are bands, so a
 /// kernel needs no other notion of a mask by position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -2,7 +2,16 @@
 
 use crate::error::{Error, Result};
 
-/// What a program asks for at start-up. The default asks for nothing: then the group must leave no choice.
+/// What a program asks for at start-up. The default asks for nothing: then the attribute must leave no choice.
+///
+/// ```
+/// use attn_runtime::ParallelConfig;
+///
+/// let config = ParallelConfig { ring_degree: Some(4), ..ParallelConfig::default() };
+/// assert_eq!(config.choose(&["none", "ulysses", "ring"], 4)?, 2);
+/// assert!(config.choose(&["none", "ulysses"], 4).is_err(), "what is not offered is not replaced");
+/// # Ok::<(), attn_runtime::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ParallelConfig {
     /// A strategy by name.

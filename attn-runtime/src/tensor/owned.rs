@@ -8,6 +8,15 @@ use crate::error::{Error, Result};
 use crate::tensor::{Element, View, ViewMut, contiguous_strides, volume};
 
 /// A dense row-major tensor that owns its memory on device `D`.
+///
+/// ```
+/// use attn_runtime::Tensor;
+///
+/// let tensor = Tensor::<f32>::from_fn([1, 2, 3, 4], |[_, seq, head, dim]| (seq * 100 + head * 10 + dim) as f32)?;
+/// assert_eq!(tensor.view().at([0, 1, 2, 3]), 123.0);
+/// assert_eq!(tensor.as_slice().len(), 24);
+/// # Ok::<(), attn_runtime::Error>(())
+/// ```
 pub struct Tensor<T, D: Device = Cpu> {
     memory: D::Memory,
     shape: [usize; 4],

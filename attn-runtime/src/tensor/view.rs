@@ -11,6 +11,19 @@ use crate::tensor::{Element, TensorLayout, contiguous_strides};
 
 /// A tensor lent for reading: a base, a shape and strides in elements, on device `D`.
 ///
+/// ```
+/// use attn_runtime::{TensorLayout, View};
+///
+/// let elements: Vec<f32> = (0..24).map(|i| i as f32).collect();
+/// // One batch of two positions, three heads of four.
+/// let view = View::new(&elements, [1, 2, 3, 4])?;
+/// assert_eq!(view.at([0, 1, 2, 3]), 23.0);
+/// // The second position alone; then with heads before positions. No element moves.
+/// let second = view.narrow(1, 1, 1)?;
+/// assert_eq!(second.permuted(TensorLayout::Bhsd).shape(), [1, 3, 1, 4]);
+/// # Ok::<(), attn_runtime::Error>(())
+/// ```
+///
 /// Invariant: every index inside the shape names an initialised element that nothing writes during `'a`.
 pub struct View<'a, T, D = Cpu> {
     base: NonNull<T>,

@@ -174,6 +174,7 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> core::fmt::Debug f
 }
 
 /// Checks a call against itself and the attribute, and brings it to `[batch, seq, heads, head_dim]` order.
+#[inline]
 fn admit<'a, T: Element, D: Device>(
     check: Check,
     spec: &AttentionSpec,

@@ -168,17 +168,24 @@ fn a_rank_that_stays_away_is_named_at_the_deadline() {
     }
 }
 
-/// Fails, or panics, in the step that meets the keys of rank 1, while other ranks read this rank's own.
+/// A kernel with a trouble of one kind.
 #[derive(Default)]
-struct Fragile<const PANICS: bool>;
+struct Troubled<const TROUBLE: u8>;
 
-impl<const PANICS: bool> AttentionKernel<Cpu, f32> for Fragile<PANICS> {
+/// On rank 0, fails in the step that meets the keys of rank 1, while other ranks read this rank's own.
+const FAILS: u8 = 0;
+/// The same, but panics.
+const PANICS: u8 = 1;
+/// Takes a while for each block.
+const SLOW: u8 = 2;
+
+impl<const TROUBLE: u8> AttentionKernel<Cpu, f32> for Troubled<TROUBLE> {
     fn forward(&self, _: Scope<'_, Cpu>, _: &mut AttentionCall<'_, f32, Cpu>) -> attn::Result<()> {
         Ok(())
     }
 }
 
-impl<const PANICS: bool> CarriesState<Cpu, f32> for Fragile<PANICS> {
+impl<const TROUBLE: u8> CarriesState<Cpu, f32> for Troubled<TROUBLE> {
     fn begin<'a>(&self, scope: Scope<'a, Cpu>, shape: [usize; 4]) -> attn::Result<CarriedState<'a, Cpu>> {
         CarriesState::<Cpu, f32>::begin(&attn::Flash, scope, shape)
     }
@@ -192,15 +199,16 @@ impl<const PANICS: bool> CarriesState<Cpu, f32> for Fragile<PANICS> {
         _: f32,
         _: &mut CarriedState<'_, Cpu>,
     ) -> attn::Result<()> {
-        // Read the block for a while, so that its owner has to wait before it may leave.
-        let mut sum = 0.0;
-        for _ in 0..2000 {
-            sum += kv.key.at([0, 0, 0, 0]);
+        if TROUBLE == SLOW {
+            std::thread::sleep(Duration::from_millis(200));
+            return Ok(());
         }
+        // Read the block for a while, so that its owner has to wait before it may leave.
+        let sum: f32 = (0..2000).map(|_| kv.key.at([0, 0, 0, 0])).sum();
         assert!(sum.is_finite());
         let (mine, theirs) = (query.at([0, 0, 0, 0]), kv.key.at([0, 0, 0, 0]));
         if mine == 0.0 && theirs == 1.0 {
-            assert!(!PANICS, "a kernel breaks");
+            assert!(TROUBLE != PANICS, "a kernel breaks");
             return Err(Error::Configuration("a kernel fails".into()));
         }
         Ok(())
@@ -217,10 +225,10 @@ impl<const PANICS: bool> CarriesState<Cpu, f32> for Fragile<PANICS> {
     }
 }
 
-#[parallel_attention(strategy = "ring", backend = Fragile<false>)]
+#[parallel_attention(strategy = "ring", backend = Troubled<FAILS>)]
 struct Failing;
 
-#[parallel_attention(strategy = "ring", backend = Fragile<true>)]
+#[parallel_attention(strategy = "ring", backend = Troubled<PANICS>)]
 struct Panicking;
 
 fn ring_of<A: ParallelAttention<ThreadComm, f32>>(comm: ThreadComm) -> attn::Result<()> {
@@ -352,46 +360,7 @@ fn a_disagreement_in_one_subgroup_ends_the_others_with_the_same_error() {
     }
 }
 
-/// Takes a while for each block.
-#[derive(Default)]
-struct Slow;
-
-impl AttentionKernel<Cpu, f32> for Slow {
-    fn forward(&self, _: Scope<'_, Cpu>, _: &mut AttentionCall<'_, f32, Cpu>) -> attn::Result<()> {
-        Ok(())
-    }
-}
-
-impl CarriesState<Cpu, f32> for Slow {
-    fn begin<'a>(&self, scope: Scope<'a, Cpu>, shape: [usize; 4]) -> attn::Result<CarriedState<'a, Cpu>> {
-        CarriesState::<Cpu, f32>::begin(&attn::Flash, scope, shape)
-    }
-
-    fn step(
-        &self,
-        _: Scope<'_, Cpu>,
-        _: View<'_, f32>,
-        _: KeyValue<'_, f32, Cpu>,
-        _: Band,
-        _: f32,
-        _: &mut CarriedState<'_, Cpu>,
-    ) -> attn::Result<()> {
-        std::thread::sleep(Duration::from_millis(200));
-        Ok(())
-    }
-
-    fn finish(
-        &self,
-        _: Scope<'_, Cpu>,
-        _: CarriedState<'_, Cpu>,
-        _: ViewMut<'_, f32>,
-        _: Option<ViewMut<'_, f32>>,
-    ) -> attn::Result<()> {
-        Ok(())
-    }
-}
-
-#[parallel_attention(strategy = "ring", backend = Slow)]
+#[parallel_attention(strategy = "ring", backend = Troubled<SLOW>)]
 struct Patient;
 
 #[test]

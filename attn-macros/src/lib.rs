@@ -40,9 +40,9 @@ use registry::Backend;
 /// | `scatter`, `gather` | numbers of the head axis and of the sequence axis: (2, 1) is `[batch, seq, heads, head_dim]`, (1, 2) is `[batch, heads, seq, head_dim]`, (2, 0) is `[seq, batch, heads, head_dim]` | 2, 1 |
 /// | `heads`, `kv_heads`, `head_dim` | integers from 1 to 65535; `kv_heads` divides `heads` | the tensors' |
 /// | `degree` | how many ranks share a sequence, from 1 to 65535; under `ulysses` it divides the heads. Not for `none` | the group's size |
-/// | `use_sync` | whether every exchange ends with a synchronisation of the device. Not for `none` | `false` |
-/// | `scale` | what the scores are multiplied by before the softmax: a finite number above 0 | `1 / sqrt(head_dim)` |
-/// | `mask` | `"none"`, `"causal"` | `"none"` |
+/// | `use_sync` | whether each stage that communicates ends with waiting for the device's queue. Not for `none` | `false` |
+/// | `scale` | what the scores are multiplied by before the softmax: a finite number above 0 | the call's, or else `1 / sqrt(head_dim)` |
+/// | `mask` | `"none"`, `"causal"`: fixed here, no call may ask for another | the call's, or else none |
 /// | `backend` | `"sdpa"`, `"flash"` (each a cargo feature of `attn`), or the path of a kernel type of your own | `"flash"` |
 /// | `crate` | the path of the crate `attn`, where it goes by another name | `::attn` |
 ///

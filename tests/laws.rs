@@ -208,8 +208,8 @@ fn large_products_neither_overflow_nor_vanish() {
 /// Bytes moved are those that the strategies' formulas give.
 #[test]
 fn ranks_move_the_bytes_that_the_formulas_say() {
-    let (ranks, seq, heads, kv_heads, head_dim) = (4, 32, 8, 4, 16);
-    let moved = |strategy: &str| {
+    let (ranks, seq, heads, head_dim) = (4, 32, 8, 16);
+    let moved = |strategy: &str, kv_heads: usize| {
         World::threads(ranks)
             .run(|comm| {
                 let mut session =
@@ -222,11 +222,13 @@ fn ranks_move_the_bytes_that_the_formulas_say() {
             .unwrap()
     };
     let token = 2 * head_dim * 2; // bytes of one head of one position, of a batch of two
-    assert_eq!(
-        moved("ulysses"),
-        [(2 * heads + 2 * kv_heads) * token * (seq / ranks) * (ranks - 1) / ranks; 4]
-    );
-    assert_eq!(moved("ring"), [2 * kv_heads * token * (seq / ranks) * (ranks - 1); 4]);
+    for kv_heads in [8, 4, 2, 1] {
+        // A key head that several ranks need goes to each of them, and to no other.
+        let sent_heads = kv_heads.max(ranks);
+        let exchanged = (2 * heads + 2 * sent_heads) * token * (seq / ranks) * (ranks - 1) / ranks;
+        assert_eq!(moved("ulysses", kv_heads), [exchanged; 4], "{kv_heads} key heads");
+        assert_eq!(moved("ring", kv_heads), [2 * kv_heads * token * (seq / ranks) * (ranks - 1); 4]);
+    }
 }
 
 #[test]

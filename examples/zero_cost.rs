@@ -17,7 +17,7 @@ struct Generated;
 struct GeneratedUlysses;
 
 /// Batch, sequence, heads, head_dim.
-const SHAPE: [usize; 4] = [1, 128, 4, 64];
+const SHAPE: [usize; 4] = [1, 96, 2, 32];
 
 fn main() -> attn::Result<()> {
     let mut arguments = std::env::args().skip(1);

@@ -28,6 +28,18 @@ fn outcomes(world: World, body: impl Fn(ThreadComm) -> attn::Result<()> + Sync) 
     outcomes
 }
 
+/// For collectives that a test calls itself.
+const SIGNATURE: attn::Signature = attn::Signature {
+    strategy: "test",
+    stage: "test",
+    dtype: attn::DType::F32,
+    query: [0; 4],
+    key: [0; 4],
+    joint: (0, JointStrategy::Front),
+    mask: Mask::None,
+    scale_bits: 0,
+};
+
 fn open(comm: ThreadComm, strategy: &str) -> attn::Result<Session<WithFlash, ThreadComm, f32>> {
     Session::open_with(comm, &ParallelConfig::strategy(strategy))
 }
@@ -285,19 +297,9 @@ fn a_collective_inside_a_collective_is_refused() {
         let mut arena = attn::device::Arena::<Cpu>::default();
         let x = ones(2);
         let kv = KeyValue { key: x.view(), value: x.view() };
-        let signature = attn::Signature {
-            strategy: "test",
-            stage: "rotate",
-            dtype: attn::DType::F32,
-            query: [0; 4],
-            key: [0; 4],
-            joint: (0, JointStrategy::Front),
-            mask: Mask::None,
-            scale_bits: 0,
-        };
         let scope = arena.open(&queue)?;
         let mut inner = Vec::new();
-        comm.rotate(scope, &signature, kv, |_, _| {
+        comm.rotate(scope, &SIGNATURE, kv, |_, _| {
             inner.push(comm.split(0, 0).err());
             Ok(())
         })?;
@@ -392,18 +394,8 @@ fn a_plan_for_a_rank_that_does_not_exist_is_refused() {
         let mut plan = attn::ExchangePlan::default();
         plan.receive(7, [0; 4], [1; 4]);
         let mut arena = attn::device::Arena::<Cpu>::default();
-        let signature = attn::Signature {
-            strategy: "test",
-            stage: "exchange",
-            dtype: attn::DType::F32,
-            query: [0; 4],
-            key: [0; 4],
-            joint: (0, JointStrategy::Front),
-            mask: Mask::None,
-            scale_bits: 0,
-        };
         let transfer = attn::Transfer::new(&plan, x.view(), out.view_mut())?;
-        comm.exchange(arena.open(&queue)?, &signature, &mut [transfer])
+        comm.exchange(arena.open(&queue)?, &SIGNATURE, &mut [transfer])
     });
     for outcome in outcomes {
         let error = outcome.unwrap_err().to_string();

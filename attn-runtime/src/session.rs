@@ -174,7 +174,7 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> core::fmt::Debug f
 }
 
 /// Checks a call against itself and the attribute, and brings it to `[batch, seq, heads, head_dim]` order.
-#[inline]
+#[inline(always)]
 fn admit<'a, T: Element, D: Device>(
     check: Check,
     spec: &AttentionSpec,
@@ -304,11 +304,14 @@ impl Check {
     }
 
     fn is(self, tensor: &'static str, found: [usize; 4], expected: [usize; 4], what: &str) -> Result<()> {
-        if found != expected {
-            let (layout, expected) = (self.layout, self.layout.permute(expected));
-            let expected = format!("{expected:?} ({what}; axes are {layout})");
-            return Err(Error::Shape { tensor, found: layout.permute(found), expected });
-        }
-        Ok(())
+        if found == expected { Ok(()) } else { Err(self.mismatch(tensor, found, expected, what)) }
+    }
+
+    /// Kept out of the way of calls that are right.
+    #[cold]
+    fn mismatch(self, tensor: &'static str, found: [usize; 4], expected: [usize; 4], what: &str) -> Error {
+        let (layout, expected) = (self.layout, self.layout.permute(expected));
+        let expected = format!("{expected:?} ({what}; axes are {layout})");
+        Error::Shape { tensor, found: layout.permute(found), expected }
     }
 }

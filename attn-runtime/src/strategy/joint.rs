@@ -1,7 +1,5 @@
 //! Joining replicated tokens and local ones into one sequence.
 
-use core::ops::Range;
-
 use crate::device::{Device, Scope, copy_tensor};
 use crate::error::Result;
 use crate::metadata::JointStrategy;
@@ -16,15 +14,6 @@ pub(super) fn place<T: Element, D: Device>(
 ) -> Result<()> {
     let length = part.shape()[1];
     copy_tensor(scope, part, destination.reborrow().narrow(1, start, length)?)
-}
-
-/// Positions and heads of a replicated tensor.
-pub(super) fn part<T, D>(
-    tensor: View<'_, T, D>,
-    positions: Range<usize>,
-    heads: Range<usize>,
-) -> Result<View<'_, T, D>> {
-    tensor.narrow(1, positions.start, positions.len())?.narrow(2, heads.start, heads.len())
 }
 
 /// The two in their joint order, concatenated in scratch memory.

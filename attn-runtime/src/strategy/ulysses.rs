@@ -13,7 +13,7 @@ use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::sequence::SequenceLayout;
 use crate::spec::AttentionSpec;
 use crate::strategy::home::{Home, HomePlans, PlanCache, settle};
-use crate::strategy::joint::{part, place};
+use crate::strategy::joint::place;
 use crate::strategy::{AttentionRequest, ParallelAttentionContext, ParallelAttentionStrategy};
 use crate::tensor::{Element, KeyValue, TensorLayout};
 
@@ -111,9 +111,11 @@ where
         if let Some(joint) = request.joint {
             let (query_start, _) = joint.order.starts(joint_tokens, plans.query.seq());
             let (keys_start, _) = joint.order.starts(joint_tokens, plans.keys.seq());
-            place(scope, &mut query, query_start, part(joint.query, 0..joint_tokens, heads.clone())?)?;
-            place(scope, &mut key, keys_start, part(joint.kv.key, 0..joint_tokens, kv_heads.clone())?)?;
-            place(scope, &mut value, keys_start, part(joint.kv.value, 0..joint_tokens, kv_heads)?)?;
+            let sliced = joint.query.narrow(2, heads.start, heads.len())?;
+            place(scope, &mut query, query_start, sliced)?;
+            for (tensor, whole) in [(joint.kv.key, &mut key), (joint.kv.value, &mut value)] {
+                place(scope, whole, keys_start, tensor.narrow(2, kv_heads.start, kv_heads.len())?)?;
+            }
         }
         let mut transfers = [
             Transfer::new(&plans.scatter_query, request.query, query.reborrow())?,

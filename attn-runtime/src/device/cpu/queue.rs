@@ -257,7 +257,7 @@ impl Shared {
                 Some(run) if state.generation != seen => {
                     seen = state.generation;
                     drop(state);
-                    // SAFETY: `for_each` keeps the job alive until `busy` is zero, and this helper counts among the
+                    // SAFETY: `Team::run` keeps the job alive until `busy` is zero, and this helper counts among the
                     // busy until below.
                     let outcome = catch_unwind(AssertUnwindSafe(|| unsafe { (run.enter)(run.lent, worker) }));
                     state = lock(&self.state);

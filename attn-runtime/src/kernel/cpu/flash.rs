@@ -32,7 +32,7 @@ impl<T: Element> AttentionKernel<Cpu, T> for Flash {
     fn forward(&self, scope: Scope<'_, Cpu>, call: &mut AttentionCall<'_, T, Cpu>) -> Result<()> {
         let rows = Finish::new(call.out.reborrow(), call.lse.as_mut().map(ViewMut::reborrow));
         each_tile(scope, call.query, call.kv, call.band, call.scale, |tile| {
-            tile.clear();
+            tile.output.fill(0.0);
             simd::run(Walk(tile));
             tile.for_each(|row, running, output| {
                 // SAFETY: `each_tile` gives each row to one worker.
@@ -58,7 +58,6 @@ impl<T: Element> CarriesState<Cpu, T> for Flash {
     ) -> Result<()> {
         let state = SharedState::new(state);
         each_tile(scope, query, kv, band, scale, |tile| {
-            tile.clear();
             tile.for_each(|row, running, output| {
                 // SAFETY: `each_tile` gives each row to one worker.
                 *running = unsafe { state.load(row, output) };
@@ -172,11 +171,6 @@ impl<T: Element> Vectorised for Walk<'_, '_, T> {
 }
 
 impl<T: Element> Tile<'_, T> {
-    fn clear(&mut self) {
-        self.output.fill(0.0);
-        self.running = [Running::EMPTY; TILE];
-    }
-
     /// Calls `body(row, running, output)` for each query.
     fn for_each(&mut self, mut body: impl FnMut([usize; 3], &mut Running, &mut [f32])) {
         let rows = self.output.chunks_exact_mut(self.width).zip(&mut self.running);

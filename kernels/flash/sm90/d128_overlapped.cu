@@ -1,0 +1,9 @@
+#include "launch.h"
+
+namespace attn::flash::sm90 {
+
+int launch_d128_overlapped(const AttnFlashCall& call, void* stream) {
+    return launch_form<128, 128, 176, 128, 176, Form::Overlapped>(call, stream);
+}
+
+}  // namespace attn::flash::sm90

@@ -1,0 +1,9 @@
+#include "launch.h"
+
+namespace attn::flash::sm90 {
+
+int launch_d128_simple(const AttnFlashCall& call, void* stream) {
+    return launch_form<128, 192, 112, 112, 96, Form::Simple>(call, stream);
+}
+
+}  // namespace attn::flash::sm90

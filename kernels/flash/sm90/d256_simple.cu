@@ -1,0 +1,9 @@
+#include "launch.h"
+
+namespace attn::flash::sm90 {
+
+int launch_d256_simple(const AttnFlashCall& call, void* stream) {
+    return launch_form<256, 128, 80, 80, 80, Form::Simple>(call, stream);
+}
+
+}  // namespace attn::flash::sm90

@@ -1,0 +1,9 @@
+#include "launch.h"
+
+namespace attn::flash::sm90 {
+
+int launch_d64_simple(const AttnFlashCall& call, void* stream) {
+    return launch_form<64, 192, 128, 128, 128, Form::Simple>(call, stream);
+}
+
+}  // namespace attn::flash::sm90

@@ -1,0 +1,48 @@
+// The flash kernel for Hopper: online softmax over blocks of keys (Dao et al. 2022), with the asynchronous copy engine
+// and tensor cores (Shah et al. 2024).
+//
+// A block of threads stays on its multiprocessor and takes tile after tile: one warpgroup loads, the others compute.
+#pragma once
+#include "consumer.h"
+#include "producer.h"
+
+namespace attn::flash::sm90 {
+
+template <class Tile>
+ATTN_KERNEL(Tile::threads, 1)
+forward(ATTN_GRID_CONSTANT const TensorMap query, ATTN_GRID_CONSTANT const TensorMap key,
+        ATTN_GRID_CONSTANT const TensorMap value, ATTN_GRID_CONSTANT const TensorMap out,
+        ATTN_GRID_CONSTANT const Problem p) {
+    const Shared<Tile> shared(shared_base());
+    if (thread_index() == 0) {
+        tma_prefetch(query);
+        tma_prefetch(key);
+        tma_prefetch(value);
+        if constexpr (!Tile::carried) tma_prefetch(out);
+        barrier_init(shared.query_full, 1);
+        barrier_init(shared.query_empty, Tile::groups);
+        for (int stage = 0; stage < Tile::stages; ++stage) {
+            barrier_init(shared.key_full + 8 * stage, 1);
+            barrier_init(shared.key_empty + 8 * stage, Tile::groups);
+            barrier_init(shared.value_full + 8 * stage, 1);
+            barrier_init(shared.value_empty + 8 * stage, Tile::groups);
+        }
+        barrier_init(shared.padding_full, 1);
+        barrier_init_fence();
+    }
+    block_sync();
+    const int warpgroup = thread_index() >> 7;
+    if (warpgroup == 0) {
+        registers_release<Tile::producer_registers>();
+        if (thread_index() < 32) {
+            Producer<Tile> producer{p, shared, query, key, value, thread_index()};
+            producer.run();
+        }
+    } else {
+        registers_acquire<Tile::consumer_registers>();
+        Consumer<Tile> consumer{p, shared, out, warpgroup - 1};
+        consumer.run();
+    }
+}
+
+}  // namespace attn::flash::sm90

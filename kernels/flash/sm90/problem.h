@@ -1,0 +1,96 @@
+// What a call asks for, cut into tiles: which tile comes when, and which blocks of keys it needs.
+#pragma once
+#include "attn/abi.h"
+#include "tile.h"
+
+namespace attn::flash::sm90 {
+
+struct Problem {
+    int batch, heads, heads_per_kv, seq_q, seq_k;
+    // Key minus query.
+    int band_lo, band_hi;
+    // softmax is taken in powers of two: scale * log2(e).
+    float scale_log2;
+    const int32_t* key_lengths;
+    AttnRows lse, state_max, state_sum;
+    AttnTensor state_output;
+    // The order of tiles.
+    int tiles, row_blocks, section;
+    bool last_rows_first;
+};
+
+// One tile: a block of queries of one head.
+struct Place {
+    int row_block, head, batch;
+};
+
+// The tile that this block of threads takes in round `round`, or none (false).
+//
+// Tiles are sorted: those of a section of heads, whose keys and values fit the L2 cache together, before the next
+// section; inside a section the longest first, so that a short one ends each. Rounds are dealt out there and back again,
+// so that nobody gets the longest of each.
+template <class Tile>
+ATTN_DEVICE bool place_of(const Problem& p, int round, Place& place) {
+    const int grid = grid_size(), block = block_index();
+    const int turn = Tile::banded && (round & 1) ? grid - 1 - block : block;
+    const int64_t number = static_cast<int64_t>(round) * grid + turn;
+    if (number >= p.tiles) return false;
+    const int per_section = p.section * p.row_blocks;
+    const int section = static_cast<int>(number) / per_section, inside = static_cast<int>(number) % per_section;
+    const int first = section * p.section, all = p.heads * p.batch;
+    const int width = all - first < p.section ? all - first : p.section;
+    const int rank = inside / width, lane = first + inside % width;
+    place.row_block = p.last_rows_first ? p.row_blocks - 1 - rank : rank;
+    place.head = lane % p.heads;
+    place.batch = lane / p.heads;
+    return true;
+}
+
+// The rounds in which a block of threads has a tile. With rounds dealt there and back, the last one may skip it.
+ATTN_DEVICE int rounds_of(const Problem& p) {
+    return p.tiles / grid_size() + (p.tiles % grid_size() != 0 ? 1 : 0);
+}
+
+// The blocks of keys that a tile needs, [bottom, top]; none if bottom > top. Blocks from `upper_masked` on reach keys
+// above the band or the key length, blocks below `lower_masked` reach keys under the band.
+struct KeyBlocks {
+    int length, bottom, top, upper_masked, lower_masked;
+};
+
+template <class Tile>
+ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
+    KeyBlocks blocks;
+    int length = p.seq_k;
+    if (p.key_lengths != nullptr) {
+        // Device memory is not ours to trust.
+        const int asked = p.key_lengths[place.batch];
+        length = asked < 0 ? 0 : asked < length ? asked : length;
+    }
+    blocks.length = length;
+    if constexpr (Tile::banded) {
+        const int first_row = place.row_block * Tile::rows;
+        const int last_row = (first_row + Tile::rows < p.seq_q ? first_row + Tile::rows : p.seq_q) - 1;
+        const int end = last_row + p.band_hi + 1 < length ? last_row + p.band_hi + 1 : length;
+        const int start = first_row + p.band_lo > 0 ? first_row + p.band_lo : 0;
+        const int free_end = first_row + p.band_hi + 1 < length ? first_row + p.band_hi + 1 : length;
+        const int free_start = last_row + p.band_lo > 0 ? last_row + p.band_lo : 0;
+        blocks.bottom = start / Tile::keys;
+        blocks.top = end > start ? (end - 1) / Tile::keys : blocks.bottom - 1;
+        blocks.upper_masked = free_end > 0 ? free_end / Tile::keys : 0;
+        blocks.lower_masked = (free_start + Tile::keys - 1) / Tile::keys;
+    } else {
+        blocks.bottom = 0;
+        blocks.top = (length + Tile::keys - 1) / Tile::keys - 1;
+        blocks.upper_masked = length / Tile::keys;
+        blocks.lower_masked = 0;
+    }
+    return blocks;
+}
+
+// Whether there is anything to do: a tile that needs no keys still writes its zeros, unless a state is carried on.
+template <class Tile>
+ATTN_DEVICE bool is_idle(const KeyBlocks& blocks) {
+    return Tile::carried && blocks.bottom > blocks.top;
+}
+
+}  // namespace attn::flash::sm90

@@ -1,0 +1,112 @@
+// The producer: one warp that keeps the copy engine busy.
+#pragma once
+#include "problem.h"
+
+namespace attn::flash::sm90 {
+
+// Hints to the L2 cache: queries are read once, keys and values by every tile of their head.
+constexpr uint64_t evict_first = 0x12F0000000000000ull, evict_last = 0x14F0000000000000ull;
+
+// Keys and values go through a ring of stages each. A stage's full barrier ends its phase when the bytes have come, the
+// empty barrier when every consumer warpgroup is done with them.
+template <class Tile>
+struct Producer {
+    const Problem& p;
+    const Shared<Tile>& shared;
+    const TensorMap &query, &key, &value;
+    const int lane;
+    Turn<Tile> keys = {}, values = {};
+    // A fresh barrier counts as past the phase before its first: nobody has to empty what was never full. So the
+    // parities waited for on empty barriers are the opposite of the consumers'.
+    uint32_t query_parity = 1, padding_parity = 0;
+
+    // One lane waits and issues. (A lane that merely waited along could fall behind, find the barrier two phases on, and
+    // wait for ever for the parity that it missed.)
+    ATTN_DEVICE void load_query(const Place& place) {
+        if (lane == 0) {
+            barrier_wait(shared.query_empty, query_parity);
+            barrier_expect(shared.query_full, Tile::query_bytes);
+            tma_load(shared.query, query, shared.query_full, 0, place.row_block * Tile::rows, 0, place.head,
+                     place.batch, evict_first);
+        }
+        query_parity ^= 1;
+    }
+
+    ATTN_DEVICE void load_keys(const Place& place, int block) {
+        if (lane == 0) {
+            const SharedAddress full = shared.key_full + 8 * keys.stage();
+            barrier_wait(shared.key_empty + 8 * keys.stage(), keys.parity() ^ 1);
+            barrier_expect(full, Tile::block_bytes);
+            tma_load(shared.key + keys.stage() * Tile::block_bytes, key, full, 0, block * Tile::keys, 0,
+                     place.head / p.heads_per_kv, place.batch, evict_last);
+        }
+        ++keys.count;
+    }
+
+    ATTN_DEVICE void load_values(const Place& place, int block, int length) {
+        const int kept = length - block * Tile::keys;
+        // Beyond the tensor the copy engine brings zeros. Padding inside it may be anything, and zero weights times
+        // infinity are no number: it is overwritten before the consumers see it.
+        const bool padded = kept < Tile::keys && length < p.seq_k;
+        const SharedAddress to = shared.value + values.stage() * Tile::block_bytes;
+        const SharedAddress full = shared.value_full + 8 * values.stage();
+        if (lane == 0) {
+            const SharedAddress arrived = padded ? shared.padding_full : full;
+            barrier_wait(shared.value_empty + 8 * values.stage(), values.parity() ^ 1);
+            barrier_expect(arrived, Tile::block_bytes);
+            tma_load(to, value, arrived, 0, block * Tile::keys, 0, place.head / p.heads_per_kv, place.batch,
+                     evict_last);
+        }
+        if (padded) {
+            overwrite_padding(to, kept);
+            if (lane == 0) barrier_arrive(full);
+        }
+        ++values.count;
+    }
+
+    // Zeros for rows `kept` and after of a block of values that is on its way to `to`, by the whole warp.
+    ATTN_DEVICE void overwrite_padding(SharedAddress to, int kept) {
+        barrier_wait(shared.padding_full, padding_parity);
+        padding_parity ^= 1;
+        constexpr int pieces = Tile::row_bytes / 16;
+#pragma unroll 1
+        for (int slab = 0; slab < Tile::slabs; ++slab) {
+            const SharedAddress rows = to + slab * Tile::keys * Tile::row_bytes;
+#pragma unroll 1
+            for (int piece = kept * pieces + lane; piece < Tile::keys * pieces; piece += 32) {
+                store_shared_16(rows + 16 * piece, 0, 0, 0, 0);
+            }
+        }
+        fence_proxy_async();
+        warp_sync();
+    }
+
+    // Blocks come from the last one down, so that the masked ones of a causal band come first. Values follow one block
+    // behind the keys, as they are needed.
+    ATTN_DEVICE void run() {
+        const int rounds = rounds_of(p);
+#pragma unroll 1
+        for (int round = 0; round < rounds; ++round) {
+            Place place;
+            if (!place_of<Tile>(p, round, place)) continue;
+            const KeyBlocks blocks = key_blocks<Tile>(p, place);
+            if (is_idle<Tile>(blocks)) continue;
+            // Keeps the lanes that only help with padding from running ahead.
+            warp_sync();
+            if (blocks.bottom > blocks.top) {
+                load_query(place);
+                continue;
+            }
+            load_keys(place, blocks.top);
+            load_query(place);
+#pragma unroll 1
+            for (int block = blocks.top - 1; block >= blocks.bottom; --block) {
+                load_keys(place, block);
+                load_values(place, block + 1, blocks.length);
+            }
+            load_values(place, blocks.bottom, blocks.length);
+        }
+    }
+};
+
+}  // namespace attn::flash::sm90

@@ -1,0 +1,142 @@
+// The C interface of the GPU kernels: one plain struct of parameters for each launcher, and the codes they return.
+//
+// The Rust side mirrors every struct field by field (src/cuda/abi.rs) and compares sizes through attn_abi_sizes. All
+// strides count elements. Launchers queue work on `stream` (a cudaStream_t of the calling thread's current context)
+// and return at once: 0, a cudaError_t above 0, or one of the codes below 0.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum AttnStatus {
+    ATTN_OK = 0,
+    // No kernel for this head_dim, element type or form.
+    ATTN_UNSUPPORTED = -1,
+    // The driver refused to describe a tensor for the copy engine: a base or a stride that is not a multiple of 16
+    // bytes, or an axis that is too long.
+    ATTN_TENSOR_REFUSED = -2,
+    // The driver offers no function that describes tensors (older than CUDA 12.0).
+    ATTN_NO_TENSOR_MAPS = -3,
+    // The host simulator found a fault; attn_sim_report says which.
+    ATTN_SIM_FAULT = -4,
+};
+
+enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1 };
+
+// How the flash kernel's consumer warpgroups work: AUTO asks the table of shapes; SIMPLE runs one product after the
+// other; OVERLAPPED runs the softmax of one block of keys while the tensor cores work on another.
+enum AttnForm { ATTN_FORM_AUTO = 0, ATTN_FORM_SIMPLE = 1, ATTN_FORM_OVERLAPPED = 2 };
+
+// [batch, seq, heads, head_dim] with head_dim dense.
+typedef struct AttnTensor {
+    void* base;
+    int64_t batch_stride, seq_stride, head_stride;
+} AttnTensor;
+
+// One float for each row: [batch, seq, heads].
+typedef struct AttnRows {
+    float* base;
+    int64_t batch_stride, seq_stride, head_stride;
+} AttnRows;
+
+// softmax(scale * Q K^T) V over the band lo <= key - query <= hi.
+//
+// Without a state (state_max.base null) it writes `out` and, if lse.base is not null, the natural log-sum-exp. With a
+// state it goes on from it and writes it back: output not yet divided; what exponents are relative to, the largest
+// scaled product in units of log2 (product * scale * log2(e)); the sum of the exponentials. `out` and `lse` are not
+// touched. A row whose state_max is -inf has attended nothing: its
+// state_output is not read.
+typedef struct AttnFlashCall {
+    AttnTensor query, key, value, out;
+    AttnTensor state_output;
+    AttnRows lse, state_max, state_sum;
+    // Device memory: how many keys of each batch row count, at most seq_k. Null: all.
+    const int32_t* key_lengths;
+    int32_t batch, seq_q, seq_k, heads, kv_heads, head_dim;
+    int32_t band_lo, band_hi;
+    // enum AttnType, enum AttnForm.
+    int32_t type, form;
+    // Above 0.
+    float scale;
+    int32_t reserved;
+} AttnFlashCall;
+
+int attn_flash_sm90(const AttnFlashCall* call, void* stream);
+
+// The carried state of flash: begin marks every row as having attended nothing; finish divides, casts, and writes
+// `out` and, if lse.base is not null, the natural log-sum-exp, state_max * ln(2) + ln(state_sum).
+typedef struct AttnStateCall {
+    AttnTensor state_output, out;
+    AttnRows state_max, state_sum, lse;
+    int32_t batch, seq, heads, head_dim;
+    int32_t type;
+    int32_t reserved;
+} AttnStateCall;
+
+int attn_state_begin(const AttnStateCall* call, void* stream);
+int attn_state_finish(const AttnStateCall* call, void* stream);
+
+// One strided 4-D copy, like StridedCopy in Rust. `item` is the bytes of one element: 1, 2, 4, 8 or 16.
+typedef struct AttnCopy {
+    const void* source;
+    void* destination;
+    uint64_t item;
+    uint64_t extent[4];
+    uint64_t source_strides[4], destination_strides[4];
+} AttnCopy;
+
+// A batch of copies; one launch for every 200 that are not empty.
+int attn_copy(const AttnCopy* copies, size_t count, void* stream);
+
+// Layout probes: what the tensor cores and the copy engine do with one tile, for comparison with the host.
+//
+// wgmma: d[64][n] = a[64][k] b[k][n] in one warpgroup, k = 64, operands of `type` in device memory, row-major as
+// written here, d float. Operands are laid into shared memory by ordinary stores under `swizzle` (bytes: 32, 64, 128).
+// `a_from_registers`: a comes from registers. `b_mn_major`: b is stored with n contiguous, else with k contiguous.
+typedef struct AttnProbeWgmma {
+    const void* a;
+    const void* b;
+    float* d;
+    int32_t n, swizzle, type;
+    int32_t a_from_registers, b_mn_major;
+    int32_t reserved;
+} AttnProbeWgmma;
+
+int attn_probe_wgmma(const AttnProbeWgmma* call, void* stream);
+
+// Copy engine: loads the box of `rows` x 64 elements of 2 bytes that begins at (row, slab) of a [seq, slabs * 64]
+// tensor under a 128-byte swizzle, and writes shared memory, byte by byte as it stands there, to `image`
+// (rows * 128 bytes); then stores the tile from shared memory to the same place of `copy`.
+typedef struct AttnProbeTma {
+    const void* source;
+    void* copy;
+    void* image;
+    int32_t seq, slabs, rows, row, slab;
+    int32_t reserved;
+} AttnProbeTma;
+
+int attn_probe_tma(const AttnProbeTma* call, void* stream);
+
+// A code's name and what it means. Never null.
+const char* attn_status_name(int status);
+const char* attn_status_text(int status);
+
+// sizeof each struct above in the order of this file (AttnTensor, AttnRows, AttnFlashCall, AttnStateCall, AttnCopy,
+// AttnProbeWgmma, AttnProbeTma).
+void attn_abi_sizes(size_t sizes[7]);
+
+#ifdef ATTN_SIM
+// The host simulator runs a launch to its end before the launcher returns.
+//
+// The seed decides in which order threads run and how long the copy engine takes. The report says what the last
+// launch that returned ATTN_SIM_FAULT found ("" if none), and lives until the next launch of the same thread.
+void attn_sim_seed(uint64_t seed);
+const char* attn_sim_report(void);
+#endif
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,58 @@
+// Arithmetic and memory accesses of one thread or warp.
+#pragma once
+#include "attn/cuda/thread.h"
+
+namespace attn {
+
+// Element types. Sixteen bits in memory, floats in registers.
+struct Bf16 {};
+struct F16 {};
+
+template <class T>
+ATTN_DEVICE uint32_t pack2(float lo, float hi);
+
+// Two floats rounded to nearest, ties to even; `lo` in the lower half.
+template <>
+ATTN_DEVICE uint32_t pack2<Bf16>(float lo, float hi) {
+    uint32_t pair;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(hi), "f"(lo));
+    return pair;
+}
+template <>
+ATTN_DEVICE uint32_t pack2<F16>(float lo, float hi) {
+    uint32_t pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(hi), "f"(lo));
+    return pair;
+}
+
+// The same value, of which the compiler knows nothing: what follows from it is computed anew, not kept.
+ATTN_DEVICE int opaque(int value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+// 2^x, to about 2 units in the last place; results below the normal range are zero.
+ATTN_DEVICE float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+ATTN_DEVICE float natural_log(float x) { return logf(x); }
+
+// The value of the lane whose number differs by `mask`. All lanes of the warp take part.
+ATTN_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+
+ATTN_DEVICE void load_global_16(const void* from, uint32_t (&value)[4]) {
+    asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value[0]), "=r"(value[1]), "=r"(value[2]), "=r"(value[3])
+                 : "l"(from));
+}
+
+ATTN_DEVICE void store_global_16(void* to, const uint32_t (&value)[4]) {
+    asm volatile("st.global.L1::no_allocate.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value[0]), "r"(value[1]),
+                 "r"(value[2]), "r"(value[3])
+                 : "memory");
+}
+
+}  // namespace attn

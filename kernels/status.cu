@@ -1,0 +1,59 @@
+// Names and texts of the codes that launchers return, and the sizes of their parameters.
+#include "attn/abi.h"
+#include "attn/host.h"
+
+namespace attn {
+namespace {
+
+struct StatusWords {
+    int status;
+    const char* name;
+    const char* text;
+};
+
+constexpr StatusWords own_words[] = {
+    {ATTN_OK, "ATTN_OK", "no error"},
+    {ATTN_UNSUPPORTED, "ATTN_UNSUPPORTED", "no kernel for this head_dim, element type or form"},
+    {ATTN_TENSOR_REFUSED, "ATTN_TENSOR_REFUSED",
+     "a tensor's base or one of its strides is not a multiple of 16 bytes, or an axis is too long"},
+    {ATTN_NO_TENSOR_MAPS, "ATTN_NO_TENSOR_MAPS",
+     "the driver cannot describe tensors for the copy engine: it is older than CUDA 12.0"},
+    {ATTN_SIM_FAULT, "ATTN_SIM_FAULT", "the host simulator found a fault"},
+};
+
+constexpr StatusWords unknown_words = {0, "ATTN_UNKNOWN", "a code that no launcher returns"};
+
+// For codes that are not CUDA's.
+const StatusWords& words_of(int status) {
+    for (const StatusWords& words : own_words) {
+        if (words.status == status) return words;
+    }
+    return unknown_words;
+}
+
+}  // namespace
+}  // namespace attn
+
+extern "C" const char* attn_status_name(int status) {
+#ifndef ATTN_SIM
+    if (status > 0) return cudaGetErrorName(static_cast<cudaError_t>(status));
+#endif
+    return attn::words_of(status).name;
+}
+
+extern "C" const char* attn_status_text(int status) {
+#ifndef ATTN_SIM
+    if (status > 0) return cudaGetErrorString(static_cast<cudaError_t>(status));
+#endif
+    return attn::words_of(status).text;
+}
+
+extern "C" void attn_abi_sizes(size_t sizes[7]) {
+    sizes[0] = sizeof(AttnTensor);
+    sizes[1] = sizeof(AttnRows);
+    sizes[2] = sizeof(AttnFlashCall);
+    sizes[3] = sizeof(AttnStateCall);
+    sizes[4] = sizeof(AttnCopy);
+    sizes[5] = sizeof(AttnProbeWgmma);
+    sizes[6] = sizeof(AttnProbeTma);
+}

@@ -208,7 +208,13 @@ struct Consumer {
             barrier_wait(shared.query_full, query_parity);
             query_parity ^= 1;
             const bool any = blocks.bottom <= blocks.top;
-            if (any) attend(blocks, first_row(place));
+            if (any) {
+                attend(blocks, first_row(place));
+            } else {
+                // The products would have joined the warpgroup: without any, a thread that is slow to look at the barrier
+                // could find it a phase further, once the queries are released, and wait for ever.
+                join_group();
+            }
             // Found anew, so that it takes no registers in the loops.
             place_of<Tile>(p, opaque(round), place);
             const int row = first_row(place);

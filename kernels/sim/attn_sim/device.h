@@ -1,0 +1,141 @@
+// The primitives of device code, for g++: a kernel is an ordinary function, and each of its threads a fibre.
+//
+// What they mean is written where their CUDA versions are; here they have the same names and signatures.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "numbers.h"
+#include "tensor_map.h"
+#include "vector_types.h"
+#include "wgmma.h"
+
+#define ATTN_DEVICE inline
+#define ATTN_KERNEL(threads, blocks) void
+#define ATTN_GRID_CONSTANT
+
+namespace attn {
+
+// CUDA has these without a namespace.
+using std::max;
+using std::min;
+
+using SharedAddress = uint32_t;
+
+int thread_index();
+int block_index();
+int grid_size();
+SharedAddress shared_base();
+
+void block_sync();
+void warp_sync();
+void named_sync(int id, int threads);
+void named_arrive(int id, int threads);
+
+void barrier_init(SharedAddress barrier, int arrivals);
+void barrier_init_fence();
+void barrier_expect(SharedAddress barrier, int bytes);
+void barrier_arrive(SharedAddress barrier);
+void barrier_wait(SharedAddress barrier, uint32_t parity);
+
+void tma_prefetch(const TensorMap& map);
+void tma_load(SharedAddress destination, const TensorMap& map, SharedAddress barrier, int c0, int c1, int c2, int c3,
+              int c4, uint64_t policy);
+void tma_store(const TensorMap& map, SharedAddress source, int c0, int c1, int c2, int c3, int c4);
+void tma_store_commit();
+
+void fence_proxy_async();
+void store_shared_16(SharedAddress address, uint32_t x, uint32_t y, uint32_t z, uint32_t w);
+void load_shared_16(SharedAddress address, uint32_t (&value)[4]);
+void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3);
+void pin_before_wait(SharedAddress scratch, float a, float b);
+
+void wgmma_fence();
+void wgmma_commit();
+
+float shuffle_xor(float value, int mask);
+
+namespace sim {
+
+void release_registers(int count);
+void acquire_registers(int count);
+void wait_stores_read(int pending);
+void wait_stores_written(int pending);
+void wait_wgmmas(int pending);
+void check_global(const void* address);
+
+}  // namespace sim
+
+template <int R>
+void registers_release() {
+    sim::release_registers(R);
+}
+template <int R>
+void registers_acquire() {
+    sim::acquire_registers(R);
+}
+template <int N>
+void tma_store_wait_read() {
+    sim::wait_stores_read(N);
+}
+template <int N>
+void tma_store_wait() {
+    sim::wait_stores_written(N);
+}
+template <int N>
+void wgmma_wait() {
+    sim::wait_wgmmas(N);
+}
+template <int N>
+void registers_fence(float (&)[N]) {}
+
+struct Bf16 {};
+struct F16 {};
+
+template <class T, int N, int TransB>
+struct Wgmma {
+    static_assert(std::is_same_v<T, Bf16> || std::is_same_v<T, F16>, "wgmma multiplies Bf16 or F16");
+    static_assert(N % 8 == 0 && N >= 8 && N <= 256, "the N of a wgmma is a multiple of 8 from 8 to 256");
+    static_assert(TransB == 0 || TransB == 1, "TransB is 0 (B K-major) or 1 (B MN-major)");
+
+    static constexpr sim::Element element = std::is_same_v<T, Bf16> ? sim::Element::Bf16 : sim::Element::F16;
+
+    static void ss(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
+        sim::issue_wgmma({N, element, false, TransB == 1, accumulate, a, b}, d, nullptr);
+    }
+
+    static void rs(float (&d)[N / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, bool accumulate) {
+        const uint32_t a[4] = {a0, a1, a2, a3};
+        sim::issue_wgmma({N, element, true, TransB == 1, accumulate, 0, b}, d, a);
+    }
+};
+
+inline int opaque(int value) { return value; }
+
+inline float exp2_approx(float x) { return exp2f(x); }
+inline float natural_log(float x) { return logf(x); }
+
+template <class T>
+uint32_t pack2(float lo, float hi) {
+    static_assert(std::is_same_v<T, Bf16> || std::is_same_v<T, F16>, "pack2 makes Bf16 or F16");
+    if constexpr (std::is_same_v<T, Bf16>) {
+        return sim::bf16_from_float(lo) | static_cast<uint32_t>(sim::bf16_from_float(hi)) << 16;
+    } else {
+        return sim::f16_from_float(lo) | static_cast<uint32_t>(sim::f16_from_float(hi)) << 16;
+    }
+}
+
+inline void load_global_16(const void* address, uint32_t (&value)[4]) {
+    sim::check_global(address);
+    std::memcpy(value, address, 16);
+}
+
+inline void store_global_16(void* address, const uint32_t (&value)[4]) {
+    sim::check_global(address);
+    std::memcpy(address, value, 16);
+}
+
+}  // namespace attn

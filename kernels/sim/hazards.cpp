@@ -1,0 +1,222 @@
+#include "hazards.h"
+
+#include "cta.h"
+#include "fault.h"
+
+namespace attn::sim {
+
+void Hazards::reset() {
+    granules_.assign((cta_.memory.bytes() + 15) / 16, Granule());
+    operands_.resize(cta_.warpgroups);
+    for (auto& marks : operands_) {
+        marks.assign(granules_.size(), 0);
+    }
+    stores_.clear();
+    unfenced_.resize(cta_.threads);
+    for (auto& list : unfenced_) {
+        list.clear();
+    }
+    places_.assign(cta_.clocks.size(), -1);
+    touched_.clear();
+}
+
+size_t Hazards::index(SharedAddress address) const { return (address - cta_.memory.base()) / 16; }
+
+SharedAddress Hazards::address_of(size_t index) const {
+    return cta_.memory.base() + static_cast<SharedAddress>(index * 16);
+}
+
+void Hazards::before_overwrite(size_t index, const char* action) {
+    const Clocks& clocks = cta_.clocks;
+    const int me = cta_.scheduler.current();
+    const Granule& granule = granules_[index];
+    const SharedAddress where = address_of(index);
+    if (granule.barriers != 0) {
+        fault("%s overwrites a barrier at %s", action, name(where).text);
+    }
+    for (int warpgroup = 0; warpgroup < cta_.warpgroups; ++warpgroup) {
+        const int32_t wgmmas = operands_[warpgroup][index];
+        if (!clocks.knows(me, clocks.finished_wgmmas(warpgroup), wgmmas)) {
+            fault(
+                "WAR race: %s overwrites %s, an operand of wgmma %d of warpgroup %d, which this thread does not know "
+                "to be finished",
+                action, name(where).text, wgmmas - 1, warpgroup);
+        }
+    }
+    if (granule.store >= 0) {
+        const Store& store = stores_[granule.store];
+        if (!clocks.knows(me, store.thread, store.drained_at)) {
+            fault(
+                "WAR race: %s overwrites %s, the source of a tma_store by thread %d that this thread does not know "
+                "to have been read (tma_store_wait_read, then a barrier)",
+                action, name(where).text, store.thread);
+        }
+    }
+    if (granule.reader >= 0 && granule.reader != me && !clocks.knows(me, granule.reader, granule.read_at)) {
+        fault("WAR race: %s overwrites %s, which thread %d has read with no barrier in between", action,
+              name(where).text, granule.reader);
+    }
+}
+
+void Hazards::store(SharedAddress address) {
+    Clocks& clocks = cta_.clocks;
+    const int me = cta_.scheduler.current();
+    const size_t at = index(address);
+    before_overwrite(at, "an ordinary store");
+    Granule& granule = granules_[at];
+    if (granule.written == Written::Copied &&
+        !clocks.knows(me, clocks.completed_phases(granule.writer), granule.written_at)) {
+        fault("an ordinary store overwrites %s, which a tma_load fills that this thread has not waited for",
+              name(address).text);
+    }
+    if (granule.written == Written::Stored && granule.writer != me &&
+        !clocks.knows(me, granule.writer, granule.written_at)) {
+        fault("an ordinary store overwrites %s, which thread %d has stored to with no barrier in between",
+              name(address).text, granule.writer);
+    }
+    granule.written = Written::Stored;
+    granule.writer = static_cast<int16_t>(me);
+    granule.written_at = clocks.now(me);
+    granule.fenced_at = never;
+    granule.reader = -1;
+    granule.store = -1;
+    unfenced_[me].push_back(static_cast<uint32_t>(at));
+}
+
+void Hazards::load(SharedAddress address) {
+    Clocks& clocks = cta_.clocks;
+    const int me = cta_.scheduler.current();
+    Granule& granule = granules_[index(address)];
+    if (granule.written == Written::Copied &&
+        !clocks.knows(me, clocks.completed_phases(granule.writer), granule.written_at)) {
+        fault("reads %s before the barrier: a tma_load fills it that this thread has not waited for",
+              name(address).text);
+    }
+    if (granule.written == Written::Stored && granule.writer != me &&
+        !clocks.knows(me, granule.writer, granule.written_at)) {
+        fault("reads %s, which thread %d has stored to with no barrier in between", name(address).text, granule.writer);
+    }
+    granule.reader = static_cast<int16_t>(me);
+    granule.read_at = clocks.now(me);
+}
+
+void Hazards::fence() {
+    const int me = cta_.scheduler.current();
+    for (const uint32_t at : unfenced_[me]) {
+        Granule& granule = granules_[at];
+        if (granule.written == Written::Stored && granule.writer == me && granule.fenced_at == never) {
+            granule.fenced_at = cta_.clocks.now(me);
+        }
+    }
+    unfenced_[me].clear();
+}
+
+void Hazards::place_barrier(SharedAddress address) {
+    granules_[index(address)].barriers |= (address - cta_.memory.base()) % 16 < 8 ? 1 : 2;
+}
+
+void Hazards::forbid_barrier(SharedAddress address, uint32_t bytes) const {
+    for (SharedAddress at = address; at < address + bytes; at += 8) {
+        if (granules_[index(at)].barriers & ((at - cta_.memory.base()) % 16 < 8 ? 1 : 2)) {
+            fault("an ordinary store overwrites a barrier at %s", name(at).text);
+        }
+    }
+}
+
+void Hazards::fill(SharedAddress address, uint32_t bytes, int slot, int32_t phase) {
+    const Clocks& clocks = cta_.clocks;
+    const int me = cta_.scheduler.current();
+    const size_t end = index(address + bytes);
+    for (size_t at = index(address); at < end; ++at) {
+        before_overwrite(at, "tma_load");
+        Granule& granule = granules_[at];
+        if (granule.written == Written::Copied &&
+            !clocks.knows(me, clocks.completed_phases(granule.writer), granule.written_at)) {
+            fault(
+                "tma_load overwrites %s, which an earlier tma_load fills that nobody known to this thread has "
+                "waited for",
+                name(address_of(at)).text);
+        }
+        if (granule.written == Written::Stored && !clocks.knows(me, granule.writer, granule.fenced_at)) {
+            fault(
+                "tma_load overwrites %s, which thread %d has stored to with no fence_proxy_async and barrier in "
+                "between",
+                name(address_of(at)).text, granule.writer);
+        }
+        granule.written = Written::Copied;
+        granule.writer = static_cast<int16_t>(slot);
+        granule.written_at = phase;
+        granule.reader = -1;
+        granule.store = -1;
+    }
+}
+
+int Hazards::drain(SharedAddress address, uint32_t bytes) {
+    const int store = static_cast<int>(stores_.size());
+    stores_.push_back({cta_.scheduler.current(), never});
+    Needs needs;
+    const size_t end = index(address + bytes);
+    for (size_t at = index(address); at < end; ++at) {
+        need_granule(at, needs);
+        granules_[at].store = store;
+    }
+    finish_needs();
+    require(needs);
+    return store;
+}
+
+void Hazards::drained(int store) { stores_[store].drained_at = cta_.clocks.now(stores_[store].thread); }
+
+void Hazards::operand(int warpgroup, int32_t wgmma, SharedAddress address, Needs& needs) {
+    const size_t at = index(address);
+    need_granule(at, needs);
+    operands_[warpgroup][at] = wgmma + 1;
+}
+
+void Hazards::need_granule(size_t at, Needs& needs) {
+    const Granule& granule = granules_[at];
+    const SharedAddress where = address_of(at);
+    if (granule.written == Written::Copied) {
+        need(cta_.clocks.completed_phases(granule.writer), granule.written_at, where, needs);
+    } else if (granule.written == Written::Stored) {
+        if (granule.fenced_at == never) {
+            fault("reads %s, which thread %d has stored to with no fence_proxy_async since", name(where).text,
+                  granule.writer);
+        }
+        need(granule.writer, granule.fenced_at, where, needs);
+    }
+}
+
+void Hazards::need(int component, int32_t value, SharedAddress where, Needs& needs) {
+    int& place = places_[component];
+    if (place < 0) {
+        place = static_cast<int>(needs.size());
+        touched_.push_back(component);
+        needs.push_back({component, value, where});
+    } else if (needs[place].value < value) {
+        needs[place] = {component, value, where};
+    }
+}
+
+void Hazards::finish_needs() {
+    for (const int component : touched_) {
+        places_[component] = -1;
+    }
+    touched_.clear();
+}
+
+void Hazards::require(const Needs& needs) const {
+    const Clocks& clocks = cta_.clocks;
+    const int me = cta_.scheduler.current();
+    for (const Need& need : needs) {
+        if (clocks.knows(me, need.component, need.value)) continue;
+        if (clocks.is_barrier(need.component)) {
+            fault("reads %s before the barrier: a tma_load fills it whose barrier at %s this thread has not waited for",
+                  name(need.where).text, name(cta_.barriers.address_of(clocks.slot_of(need.component))).text);
+        }
+        fault("reads %s, which thread %d has stored to and fenced, with no barrier in between", name(need.where).text,
+              need.component);
+    }
+}
+
+}  // namespace attn::sim

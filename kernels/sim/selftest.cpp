@@ -1,0 +1,22 @@
+// Claims about the simulator: for each kind of fault a tiny kernel that is reported, and its twin that passes.
+//
+//     g++ -std=c++17 -O1 -DATTN_SIM -I../include -I. *.cpp -o selftest -lpthread && ./selftest
+#include "selftest/barriers.h"
+#include "selftest/copies.h"
+#include "selftest/products.h"
+#include "selftest/threads.h"
+
+int main() {
+    using namespace attn::selftest;
+    test_numbers();
+    test_tensor_maps();
+    test_barriers();
+    test_loads();
+    test_stores();
+    test_products();
+    test_warps();
+    test_registers();
+    test_launches();
+    std::printf("%d claims, %d failed\n", claims, failures);
+    return failures == 0 ? 0 : 1;
+}

@@ -1,0 +1,110 @@
+#include "warps.h"
+
+#include <cstring>
+
+#include "cta.h"
+#include "fault.h"
+
+namespace attn::sim {
+
+void Warps::reset() {
+    warps_.resize(cta_.threads / 32);
+    for (Warp& warp : warps_) {
+        warp.arrived = 0;
+    }
+}
+
+Warps::Warp& Warps::mine() { return warps_[cta_.scheduler.current() / 32]; }
+
+Warps::Lane& Warps::my_lane() { return mine().lanes[cta_.scheduler.current() % 32]; }
+
+bool Warps::meet(const char* meeting, int argument) {
+    Warp& warp = mine();
+    if (warp.arrived == 0) {
+        warp.meeting = meeting;
+        warp.argument = argument;
+    } else if (warp.meeting != meeting || warp.argument != argument) {
+        fault("divergence: this lane is at %s (%d), and %d lanes of its warp are at %s (%d)", meeting, argument,
+              warp.arrived, warp.meeting, warp.argument);
+    }
+    if (++warp.arrived == 32) return true;
+    const uint32_t now = warp.meetings;
+    while (warp.meetings == now) {
+        cta_.scheduler.block({Wait::Warp, static_cast<uint32_t>(cta_.scheduler.current() / 32), 0});
+    }
+    return false;
+}
+
+void Warps::finish(Warp& warp) {
+    const int me = cta_.scheduler.current();
+    for (int thread = me / 32 * 32; thread < me / 32 * 32 + 32; ++thread) {
+        if (thread != me) cta_.scheduler.wake(thread);
+    }
+    warp.arrived = 0;
+    ++warp.meetings;
+}
+
+void Warps::sync() {
+    static const char meeting[] = "warp_sync";
+    if (meet(meeting, 0)) {
+        const int first = cta_.scheduler.current() / 32 * 32;
+        Clock known(cta_.clocks.size(), 0);
+        for (int thread = first; thread < first + 32; ++thread) {
+            cta_.clocks.release(thread, known);
+        }
+        for (int thread = first; thread < first + 32; ++thread) {
+            cta_.clocks.acquire(thread, known);
+        }
+        finish(mine());
+    }
+}
+
+// A shuffle moves values and orders no memory: it leaves the clocks alone.
+float Warps::shuffle_xor(float value, int mask) {
+    static const char meeting[] = "shuffle_xor";
+    if (mask < 0 || mask > 31) {
+        fault("a lane mask is 0 to 31, not %d", mask);
+    }
+    my_lane().value = value;
+    if (meet(meeting, mask)) {
+        Warp& warp = mine();
+        float values[32];
+        for (int lane = 0; lane < 32; ++lane) {
+            values[lane] = warp.lanes[lane ^ mask].value;
+        }
+        for (int lane = 0; lane < 32; ++lane) {
+            warp.lanes[lane].value = values[lane];
+        }
+        finish(warp);
+    }
+    return my_lane().value;
+}
+
+// Row r of matrix i is 16 bytes: four bytes from each of lanes 4r to 4r + 3, at the address that lane 8i + r gives.
+//
+// The row counts as written by the lane that gives its address. A kernel in which any lane forgets its fence is
+// caught then, whichever lane that is.
+void Warps::store_matrix_x4(SharedAddress row, const uint32_t (&fragments)[4]) {
+    static const char meeting[] = "store_matrix_x4";
+    cta_.memory.check(row, 16, 16);
+    std::memcpy(my_lane().fragments, fragments, sizeof fragments);
+    if (meet(meeting, 0)) {
+        Warp& warp = mine();
+        uint32_t chunks[32][4];
+        for (int lane = 0; lane < 32; ++lane) {
+            for (int part = 0; part < 4; ++part) {
+                chunks[lane][part] = warp.lanes[4 * (lane % 8) + part].fragments[lane / 8];
+            }
+        }
+        for (int lane = 0; lane < 32; ++lane) {
+            std::memcpy(warp.lanes[lane].fragments, chunks[lane], sizeof chunks[lane]);
+        }
+        finish(warp);
+    }
+    cta_.hazards.store(row);
+    std::memcpy(cta_.memory.at(row), my_lane().fragments, 16);
+}
+
+std::string Warps::state(int warp) const { return std::to_string(warps_[warp].arrived) + " of 32 lanes are there"; }
+
+}  // namespace attn::sim

@@ -1,0 +1,51 @@
+// What the 32 lanes of a warp do together: shuffles, warp_sync, matrix stores.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "shared_memory.h"
+
+namespace attn::sim {
+
+struct Cta;
+
+class Warps {
+  public:
+    explicit Warps(Cta& cta) : cta_(cta) {}
+    void reset();
+
+    // By the current thread. Each returns when all 32 lanes have called it.
+    void sync();
+    float shuffle_xor(float value, int mask);
+    void store_matrix_x4(SharedAddress row, const uint32_t (&fragments)[4]);
+
+    // How far the meeting of a warp is, for the report of a deadlock.
+    std::string state(int warp) const;
+
+  private:
+    struct Lane {
+        // What the lane brings to the meeting, then what it takes away.
+        float value;
+        uint32_t fragments[4];
+    };
+
+    struct Warp {
+        const char* meeting = "";
+        int argument = 0, arrived = 0;
+        uint32_t meetings = 0;
+        Lane lanes[32];
+    };
+
+    // Joins the warp's meeting of that name and argument. True for the last lane, which does the work for all before
+    // it lets the others go on (finish); the others come back when that is done.
+    bool meet(const char* meeting, int argument);
+    void finish(Warp& warp);
+    Warp& mine();
+    Lane& my_lane();
+
+    Cta& cta_;
+    std::vector<Warp> warps_;
+};
+
+}  // namespace attn::sim

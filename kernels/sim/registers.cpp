@@ -52,8 +52,10 @@ void Registers::set(int count, bool more) {
     for (const Warpgroup& one : warpgroups_) {
         held += 128 * (one.count > 0 ? one.count : std::min(least, at_launch()));
     }
-    if (held > file) {
-        fault("the warpgroups would hold %d registers, and the multiprocessor has %d", held, file);
+    // What is shared out is what the launch took, not all that the multiprocessor has.
+    const int pool = cta_.threads * at_launch();
+    if (held > pool) {
+        fault("the warpgroups would hold %d registers, and the launch took %d", held, pool);
     }
 }
 
@@ -68,9 +70,9 @@ void Registers::ended() const {
         set = set || one.threads > 0;
         held += 128 * (one.threads > 0 ? one.count : at_launch());
     }
-    if (set && held > file) {
-        fault("the warpgroups hold %d registers, and the multiprocessor has %d: one of them has not released", held,
-              file);
+    const int pool = cta_.threads * at_launch();
+    if (set && held > pool) {
+        fault("the warpgroups hold %d registers, and the launch took %d: one of them has not released", held, pool);
     }
 }
 

@@ -35,7 +35,7 @@ forward(ATTN_GRID_CONSTANT const TensorMap query, ATTN_GRID_CONSTANT const Tenso
     if (warpgroup == 0) {
         registers_release<Tile::producer_registers>();
         if (thread_index() < 32) {
-            Producer<Tile> producer{p, shared, query, key, value, thread_index()};
+            Producer<Tile> producer{p, shared, query, key, value};
             producer.run();
         }
     } else {

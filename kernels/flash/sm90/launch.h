@@ -21,15 +21,13 @@ inline int describe(TensorMap* map, const AttnTensor& tensor, const AttnFlashCal
     return encode_tensor_map(map, shape);
 }
 
-// How many heads, over all batch rows, make a section: as many as have their keys and values in about half of the L2
-// cache (50 MB on H100), with all query heads of a key head in the same one.
-inline int section_of(const AttnFlashCall& call) {
-    constexpr int64_t cache_bytes = 32 << 20;
+// How many heads, over all batch rows, make a section: as many as have their keys and values in five eighths of the L2
+// cache, with all query heads of a key head in the same one.
+inline int section_of(const AttnFlashCall& call, int cache_bytes) {
+    const int64_t room = static_cast<int64_t>(cache_bytes) / 8 * 5;
     const int64_t bytes = static_cast<int64_t>(call.seq_k) * call.head_dim * 2 * 2;
     int64_t kv_heads = 1;
-    while (kv_heads * 2 * bytes <= cache_bytes && kv_heads < call.kv_heads * static_cast<int64_t>(call.batch)) {
-        kv_heads *= 2;
-    }
+    while (kv_heads * 2 * bytes <= room && kv_heads < call.kv_heads * static_cast<int64_t>(call.batch)) kv_heads *= 2;
     const int64_t heads = kv_heads * (call.heads / call.kv_heads), all = static_cast<int64_t>(call.heads) * call.batch;
     return static_cast<int>(heads < all ? heads : all);
 }
@@ -67,7 +65,12 @@ int launch_tile(const AttnFlashCall& call, void* stream) {
     if (tiles > INT32_MAX) return ATTN_UNSUPPORTED;
     p.tiles = static_cast<int>(tiles);
     // Without a band all tiles are alike: those of one head follow each other.
-    p.section = Tile::banded ? section_of(call) : 1;
+    p.section = 1;
+    if constexpr (Tile::banded) {
+        int cache_bytes = 0;
+        if (int status = l2_cache_bytes(&cache_bytes)) return status;
+        p.section = section_of(call, cache_bytes);
+    }
     // Tiles grow towards the last rows if the band is cut off above, towards the first if only below.
     p.last_rows_first = Tile::banded && call.band_hi < call.seq_k - 1;
     int count = 0;

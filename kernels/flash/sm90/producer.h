@@ -9,21 +9,26 @@ constexpr uint64_t evict_first = 0x12F0000000000000ull, evict_last = 0x14F000000
 
 // Keys and values go through a ring of stages each. A stage's full barrier ends its phase when the bytes have come, the
 // empty barrier when every consumer warpgroup is done with them.
+//
+// There are few registers here: what can be found anew is not kept.
 template <class Tile>
 struct Producer {
     const Problem& p;
     const Shared<Tile>& shared;
     const TensorMap &query, &key, &value;
-    const int lane;
-    Turn<Tile> keys = {}, values = {};
+
+    // Blocks of keys that were loaded.
+    Turn<Tile> turn = {};
     // A fresh barrier counts as past the phase before its first: nobody has to empty what was never full. So the
     // parities waited for on empty barriers are the opposite of the consumers'.
     uint32_t query_parity = 1, padding_parity = 0;
 
     // One lane waits and issues. (A lane that merely waited along could fall behind, find the barrier two phases on, and
     // wait for ever for the parity that it missed.)
+    ATTN_DEVICE static bool issues() { return thread_index() == 0; }
+
     ATTN_DEVICE void load_query(const Place& place) {
-        if (lane == 0) {
+        if (issues()) {
             barrier_wait(shared.query_empty, query_parity);
             barrier_expect(shared.query_full, Tile::query_bytes);
             tma_load(shared.query, query, shared.query_full, 0, place.row_block * Tile::rows, 0, place.head,
@@ -32,36 +37,35 @@ struct Producer {
         query_parity ^= 1;
     }
 
-    ATTN_DEVICE void load_keys(const Place& place, int block) {
-        if (lane == 0) {
-            const SharedAddress full = shared.key_full + 8 * keys.stage();
-            barrier_wait(shared.key_empty + 8 * keys.stage(), keys.parity() ^ 1);
+    ATTN_DEVICE void load_keys(int block, int kv_head, int batch) {
+        if (issues()) {
+            const SharedAddress full = shared.key_full + 8 * turn.stage();
+            barrier_wait(shared.key_empty + 8 * turn.stage(), turn.parity() ^ 1);
             barrier_expect(full, Tile::block_bytes);
-            tma_load(shared.key + keys.stage() * Tile::block_bytes, key, full, 0, block * Tile::keys, 0,
-                     place.head / p.heads_per_kv, place.batch, evict_last);
+            tma_load(shared.key + turn.stage() * Tile::block_bytes, key, full, 0, block * Tile::keys, 0, kv_head, batch,
+                     evict_last);
         }
-        ++keys.count;
+        ++turn.count;
     }
 
-    ATTN_DEVICE void load_values(const Place& place, int block, int length) {
+    // The values of the block whose keys came as number `of`.
+    ATTN_DEVICE void load_values(Turn<Tile> of, int block, int kv_head, int batch, int length) {
         const int kept = length - block * Tile::keys;
         // Beyond the tensor the copy engine brings zeros. Padding inside it may be anything, and zero weights times
         // infinity are no number: it is overwritten before the consumers see it.
         const bool padded = kept < Tile::keys && length < p.seq_k;
-        const SharedAddress to = shared.value + values.stage() * Tile::block_bytes;
-        const SharedAddress full = shared.value_full + 8 * values.stage();
-        if (lane == 0) {
+        const SharedAddress to = shared.value + of.stage() * Tile::block_bytes;
+        const SharedAddress full = shared.value_full + 8 * of.stage();
+        if (issues()) {
             const SharedAddress arrived = padded ? shared.padding_full : full;
-            barrier_wait(shared.value_empty + 8 * values.stage(), values.parity() ^ 1);
+            barrier_wait(shared.value_empty + 8 * of.stage(), of.parity() ^ 1);
             barrier_expect(arrived, Tile::block_bytes);
-            tma_load(to, value, arrived, 0, block * Tile::keys, 0, place.head / p.heads_per_kv, place.batch,
-                     evict_last);
+            tma_load(to, value, arrived, 0, block * Tile::keys, 0, kv_head, batch, evict_last);
         }
         if (padded) {
             overwrite_padding(to, kept);
-            if (lane == 0) barrier_arrive(full);
+            if (issues()) barrier_arrive(full);
         }
-        ++values.count;
     }
 
     // Zeros for rows `kept` and after of a block of values that is on its way to `to`, by the whole warp.
@@ -73,7 +77,7 @@ struct Producer {
         for (int slab = 0; slab < Tile::slabs; ++slab) {
             const SharedAddress rows = to + slab * Tile::keys * Tile::row_bytes;
 #pragma unroll 1
-            for (int piece = kept * pieces + lane; piece < Tile::keys * pieces; piece += 32) {
+            for (int piece = kept * pieces + thread_index(); piece < Tile::keys * pieces; piece += 32) {
                 store_shared_16(rows + 16 * piece, 0, 0, 0, 0);
             }
         }
@@ -84,27 +88,25 @@ struct Producer {
     // Blocks come from the last one down, so that the masked ones of a causal band come first. Values follow one block
     // behind the keys, as they are needed.
     ATTN_DEVICE void run() {
-        const int rounds = rounds_of(p);
 #pragma unroll 1
-        for (int round = 0; round < rounds; ++round) {
+        for (int round = 0; round < rounds_of(p); ++round) {
             Place place;
             if (!place_of<Tile>(p, round, place)) continue;
             const KeyBlocks blocks = key_blocks<Tile>(p, place);
             if (is_idle<Tile>(blocks)) continue;
             // Keeps the lanes that only help with padding from running ahead.
             warp_sync();
-            if (blocks.bottom > blocks.top) {
-                load_query(place);
-                continue;
-            }
-            load_keys(place, blocks.top);
+            const int kv_head = place.head / p.heads_per_kv, batch = place.batch;
+            const bool any = blocks.bottom <= blocks.top;
+            if (any) load_keys(blocks.top, kv_head, batch);
             load_query(place);
+            if (!any) continue;
 #pragma unroll 1
             for (int block = blocks.top - 1; block >= blocks.bottom; --block) {
-                load_keys(place, block);
-                load_values(place, block + 1, blocks.length);
+                load_keys(block, kv_head, batch);
+                load_values({turn.count - 2}, block + 1, kv_head, batch, blocks.length);
             }
-            load_values(place, blocks.bottom, blocks.length);
+            load_values({turn.count - 1}, blocks.bottom, kv_head, batch, blocks.length);
         }
     }
 };

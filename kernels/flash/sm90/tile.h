@@ -37,12 +37,15 @@ struct Tile {
     static constexpr bool own_output = !Carried && least_bytes + query_bytes <= most_shared_bytes;
     static constexpr int shared_bytes = least_bytes + (own_output ? query_bytes : 0);
 
-    // Registers of a thread of each kind; what a launch of so many threads starts with lies between.
-    static constexpr int producer_registers = 32, consumer_registers = groups == 2 ? 240 : 160;
+    // Registers of a thread of each kind. What a launch of so many threads starts with lies between, and is all that there
+    // is to share out: a warpgroup that asks for more waits for ever.
+    static constexpr int producer_registers = groups == 2 ? 24 : 32, consumer_registers = groups == 2 ? 240 : 160;
+    static constexpr int launch_registers = 65536 / threads / 8 * 8;
 
     static_assert(HeadDim % 64 == 0 && HeadDim <= 256, "rows are made of whole slabs");
     static_assert(groups == 2 || groups == 3, "registers are shared out for two or three consumer warpgroups");
-    static_assert(128 * (producer_registers + groups * consumer_registers) <= 65536, "more registers than there are");
+    static_assert(128 * (producer_registers + groups * consumer_registers) <= threads * launch_registers,
+                  "more registers than there are");
     static_assert(Keys % 16 == 0 && Keys <= 256, "keys come in steps of the tensor cores");
     static_assert(shared_bytes <= most_shared_bytes, "more shared memory than a block can have");
 };

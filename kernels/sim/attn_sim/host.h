@@ -54,5 +54,6 @@ int launch(void (*kernel)(P...), LaunchShape shape, void*, A&&... arguments) {
 }
 
 int multiprocessors(int* count);
+int l2_cache_bytes(int* bytes);
 
 }  // namespace attn

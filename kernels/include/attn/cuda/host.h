@@ -83,18 +83,23 @@ int launch(void (*kernel)(Parameters...), LaunchShape shape, void* stream, Argum
     return cudaLaunchKernelEx(&config, kernel, static_cast<Arguments&&>(arguments)...);
 }
 
-// The current device's number of multiprocessors, asked for once per device. Returns a cudaError_t.
-inline int multiprocessors(int* count) {
+// A property of the current device, asked for once per device. Returns a cudaError_t.
+template <cudaDeviceAttr Attribute>
+int device_attribute(int* value) {
     constexpr int most_devices = 64;
     static std::atomic<int> known[most_devices];
     int device = 0;
     if (const cudaError_t status = cudaGetDevice(&device)) return status;
     const bool remembered = device < most_devices;
-    *count = remembered ? known[device].load(std::memory_order_relaxed) : 0;
-    if (*count > 0) return cudaSuccess;
-    if (const cudaError_t status = cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device)) return status;
-    if (remembered) known[device].store(*count, std::memory_order_relaxed);
+    *value = remembered ? known[device].load(std::memory_order_relaxed) : 0;
+    if (*value > 0) return cudaSuccess;
+    if (const cudaError_t status = cudaDeviceGetAttribute(value, Attribute, device)) return status;
+    if (remembered) known[device].store(*value, std::memory_order_relaxed);
     return cudaSuccess;
 }
+
+inline int multiprocessors(int* count) { return device_attribute<cudaDevAttrMultiProcessorCount>(count); }
+
+inline int l2_cache_bytes(int* bytes) { return device_attribute<cudaDevAttrL2CacheSize>(bytes); }
 
 }  // namespace attn

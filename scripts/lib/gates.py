@@ -1,0 +1,252 @@
+"""What the machine code of a kernel has to look like. Each gate yields a sentence for each thing that is wrong."""
+
+import re
+from dataclasses import dataclass, field
+
+# Registers of a multiprocessor.
+REGISTERS = 65536
+# A copy keeps the memory busy by many threads: this many registers let a multiprocessor hold 1536 of them.
+COPY_REGISTERS = 40
+
+# Values that a loop of flash may move to uniform registers besides the queries' descriptors: stages, parities.
+DESCRIPTOR_SLACK = 4
+
+MEMORY_OF_ONE_THREAD = ("LDL", "STL")
+# Stores to shared memory of what the copy engine or the tensor cores read. (Shorter ones are the pin in flash.)
+PAYLOAD = ("STSM", "STS.128")
+
+
+@dataclass
+class Kernel:
+    """A kernel as compiled: its code, and what ptxas and the file say of it."""
+
+    source: str
+    name: str
+    code: object
+    registers: int
+    shared_bytes: int
+    spill_bytes: int
+    stack_bytes: int
+    threads: int
+    failures: list = field(default_factory=list)
+    hot_loops: list = field(default_factory=list)
+
+    @property
+    def family(self):
+        return self.source.split("/")[0]
+
+
+@dataclass
+class Tile:
+    """The arguments of `Tile` in kernels/flash/sm90/tile.h, from a kernel's name."""
+
+    head_dim: int
+    rows: int
+    keys: int
+    overlapped: bool
+    banded: bool
+    carried: bool
+
+    # enum class Form { Simple, Overlapped }.
+    PATTERN = re.compile(
+        r"\bTile<[^<>]*?, (\d+), (\d+), (\d+), \((?:\w+::)*Form\)([01]), (true|false), (true|false)>"
+    )
+
+    @classmethod
+    def of(cls, name):
+        found = cls.PATTERN.search(name)
+        if not found:
+            return None
+        form, banded, carried = found[4] == "1", found[5] == "true", found[6] == "true"
+        return cls(int(found[1]), int(found[2]), int(found[3]), form, banded, carried)
+
+
+def judge(kernel):
+    """Runs all gates for a kernel; what is wrong is added to its failures."""
+    gates = [private_memory, register_budget, store_fences]
+    gates += {"flash": [flash_roles, flash_products, flash_order], "copy": [copy_width]}.get(kernel.family, [])
+    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_("HGMMA"))
+    for gate in gates:
+        kernel.failures.extend(dict.fromkeys(gate(kernel)))
+
+
+def private_memory(kernel):
+    """Everything a thread has must be in registers."""
+    if kernel.spill_bytes:
+        yield f"{kernel.spill_bytes} bytes of registers are spilled"
+    if kernel.stack_bytes:
+        yield f"a stack frame of {kernel.stack_bytes} bytes"
+    found = kernel.code.count(*MEMORY_OF_ONE_THREAD)
+    if found:
+        yield f"{found} accesses to local memory (LDL, STL)"
+
+
+def register_budget(kernel):
+    """The launch must fit, and so must what setmaxnreg shares out afterwards."""
+    if kernel.registers * kernel.threads > REGISTERS:
+        yield f"{kernel.threads} threads of {kernel.registers} registers do not fit {REGISTERS}"
+    released = {int(each.operands.split(",")[-1], 16) for each in changes(kernel.code, "DEALLOC")}
+    acquired = {int(each.operands.split(",")[-1], 16) for each in changes(kernel.code, "TRY_ALLOC")}
+    if len(released) == 1 and len(acquired) == 1:
+        down, up = released.pop(), acquired.pop()
+        shared_out = 128 * down + (kernel.threads - 128) * up
+        # A warpgroup that asks for more than the launch took waits for ever.
+        taken = kernel.threads * kernel.registers
+        if shared_out > taken:
+            yield f"setmaxnreg shares out {shared_out} registers, the launch takes {taken}"
+
+
+def store_fences(kernel):
+    """Ordinary stores to shared memory are seen by the copy engine after a fence of the thread that stored, and then
+    a barrier."""
+    is_fence = lambda each: each.is_("FENCE.VIEW.ASYNC")
+    is_payload = lambda each: each.is_(*PAYLOAD)
+    for store in kernel.code.instructions:
+        if store.is_("UTMASTG"):
+            barriers = kernel.code.paths_meet(store.index, -1, lambda each: each.is_("BAR.SYNC"), is_payload)
+            if barriers is None:
+                yield "a TMA store without a barrier between it and the stores to shared memory"
+            elif any(kernel.code.paths_meet(each, -1, is_fence, is_payload) is None for each in barriers):
+                yield "a TMA store without fence.proxy.async between the stores to shared memory and the barrier"
+        elif is_payload(store):
+            tells = lambda each: each.is_("SYNCS.ARRIVE") or each.is_("UTMASTG", "HGMMA")
+            if kernel.code.paths_meet(store.index, 1, is_fence, tells) is None:
+                yield f"{store.opcode} to shared memory without fence.proxy.async before the next arrival"
+
+
+def flash_roles(kernel):
+    """One warpgroup gives registers away and drives the copy engine; the others take them and multiply."""
+    code = kernel.code
+    tile = Tile.of(kernel.name)
+    takers, givers = changes(code, "TRY_ALLOC"), changes(code, "DEALLOC")
+    if len(takers) != 1 or len(givers) != 1:
+        yield (f"{len(givers)} USETMAXREG that give registers and {len(takers)} that take them instead of one each: "
+               "setmaxnreg is ignored, missing or doubled")
+        return
+    (taken,), (given,) = takers, givers
+    for opcode, change, wanted in [("UTMALDG", given, True), ("HGMMA", taken, True),
+                                   ("UTMASTG", taken, tile is not None and not tile.carried)]:
+        users = [each for each in code.instructions if each.is_(opcode)]
+        if wanted and not users:
+            yield f"no {opcode}"
+        for each in users:
+            if not code.dominates(change.index, each.index):
+                yield f"{opcode} outside the warpgroups that it belongs to"
+                break
+
+
+def flash_products(kernel):
+    """Each product is one uninterrupted row of tensor core instructions: ptxas runs them one by one, each with waits
+    of its own, where it cannot prove that registers are left alone meanwhile."""
+    tile = Tile.of(kernel.name)
+    if tile is None:
+        yield "the name holds no Tile<..>: what to expect of its products is unknown"
+        return
+    scores, output = tile.head_dim // 16, tile.keys // 16
+    shapes = {True: f"64x{tile.keys}x16", False: f"64x{tile.head_dim}x16"}
+    group = None
+    groups = []
+    for each in kernel.code.instructions:
+        if each.is_("WARPGROUP.ARRIVE"):
+            group = {True: 0, False: 0}
+            groups.append(group)
+        elif each.is_("HGMMA"):
+            if each.opcode.split(".")[1] != shapes[is_score(each)]:
+                yield f"{each.opcode} where {shapes[is_score(each)]} was expected"
+                return
+            if group is None:
+                yield "HGMMA without WARPGROUP.ARRIVE before it"
+                return
+            group[is_score(each)] += 1
+    odd = [g for g in groups if g[True] not in (0, scores) or g[False] not in (0, output) or not any(g.values())]
+    if odd:
+        yield (f"{len(odd)} of {len(groups)} products are broken up: expected {scores} HGMMA for scores and {output} "
+               f"for output after each WARPGROUP.ARRIVE, found e.g. {odd[0][True]} and {odd[0][False]}")
+    if not kernel.hot_loops:
+        yield "no loop with tensor core instructions"
+    for loop in kernel.hot_loops:
+        counts = {kind: sum(each.is_("HGMMA") and is_score(each) == kind for each in loop) for kind in (True, False)}
+        rounds = counts[True] // scores
+        if not rounds or counts != {True: rounds * scores, False: rounds * output}:
+            yield f"a loop with {counts[True]} and {counts[False]} HGMMA instead of {scores} and {output}"
+            continue
+        for opcode in ("WARPGROUP.ARRIVE", "WARPGROUP.DEPBAR"):
+            found = sum(each.is_(opcode) for each in loop)
+            if found > 2 * rounds:
+                yield f"{found} {opcode} in a loop of {rounds} blocks of keys: products run one by one"
+        # Of the operands' descriptors only the queries' depends on the thread, by its warpgroup: two words for each
+        # product. Where the compiler cannot tell that a warp is whole, every thread computes all of them.
+        moved = sum(each.is_("R2UR") for each in loop)
+        if moved > rounds * (2 * scores + DESCRIPTOR_SLACK):
+            yield (f"{moved} R2UR in a loop: threads compute addresses that are the same for all of them; a "
+                   "warp_sync() where their paths meet again, before the loop comes round, may be missing")
+
+
+def flash_order(kernel):
+    """Overlapped: both products are issued, the scores awaited, all exponentials taken, the output awaited.
+
+    ptxas is free to move a wait up past arithmetic, and without the pin it moves the last wait above the exponentials,
+    so that the tensor cores stand still. Nothing is tolerated: also the two exponentials that correct the output
+    belong between the waits, since the sums that the pin stores depend on them.
+    """
+    tile = Tile.of(kernel.name)
+    for loop in kernel.hot_loops:
+        waits = [each for each in loop if is_wait(each)]
+        if tile is None or not tile.overlapped or not waits:
+            continue
+        # The loop may begin anywhere in its round, so what the last wait was is known at its start.
+        pending = pending_of(waits[-1])
+        before, products, misplaced, broken = 0, {True: 0, False: 0}, 0, False
+        for each in loop:
+            if is_wait(each):
+                broken |= pending_of(each) == pending
+                pending = pending_of(each)
+            elif each.is_("HGMMA"):
+                broken |= pending != 0
+                products[is_score(each)] += 1
+            elif each.is_("MUFU.EX2"):
+                before += 1
+                misplaced += pending != 1
+        if broken or {pending_of(each) for each in waits} != {0, 1}:
+            order = " ".join(describe(each) for each in loop if is_wait(each) or each.is_("HGMMA"))
+            yield f"a loop that does not wait for the scores and then for the output: {shorten(order)}"
+        elif misplaced:
+            yield f"{misplaced} of {before} exponentials are outside the waits for scores and output: no overlap"
+        elif before < tile.keys // 2:
+            yield f"a loop with {before} exponentials, fewer than its {tile.keys // 2} scores"
+
+
+def copy_width(kernel):
+    """Sixteen bytes at a time, and registers for enough threads."""
+    for opcode in ("LDG", "STG"):
+        if not any(each.is_(opcode) and ".128" in each.opcode for each in kernel.code.instructions):
+            yield f"no {opcode} of 16 bytes"
+    if kernel.registers > COPY_REGISTERS:
+        yield f"{kernel.registers} registers; more than {COPY_REGISTERS} leave too few threads"
+
+
+def changes(code, way):
+    """The instructions that setmaxnreg became."""
+    return [each for each in code.instructions if each.is_(f"USETMAXREG.{way}")]
+
+
+def is_score(product):
+    """Scores take both operands from shared memory, by one descriptor; the output takes one from registers."""
+    return product.operands.split(",")[1].startswith("gdesc")
+
+
+def is_wait(instruction):
+    return instruction.is_("WARPGROUP.DEPBAR")
+
+
+def pending_of(wait):
+    """How many groups of products a wait leaves unfinished."""
+    return int(wait.operands.split(",")[-1], 16)
+
+
+def describe(instruction):
+    return f"wait{pending_of(instruction)}" if is_wait(instruction) else "QK" if is_score(instruction) else "PV"
+
+
+def shorten(words):
+    return re.sub(r"\b(\w+)(?: \1\b)+", lambda found: f"{len(found[0].split())}x{found[1]}", words)

@@ -218,6 +218,65 @@ pub enum Error {
         what: &'static str,
     },
 
+    /// The device, its driver or its simulator reported an error. A GPU reports a fault at whichever call comes next, so
+    /// the cause may lie in work that was queued before; after a fault in a kernel the process can use it no more.
+    #[error("{name} ({text}) reported by `{launch}` on {device}")]
+    Device {
+        /// Which device: `cuda:0`.
+        device: String,
+        /// What was launched or called.
+        launch: &'static str,
+        /// The vendor's name of the error: `cudaErrorIllegalAddress`.
+        name: String,
+        /// What the vendor says about it.
+        text: String,
+    },
+
+    /// A kernel was asked for what it does not compute.
+    #[error("the GPU kernel `{kernel}` does not take {what}: {supported}")]
+    Unsupported {
+        /// The kernel.
+        kernel: &'static str,
+        /// What was asked for.
+        what: String,
+        /// What it takes, or what to do instead.
+        supported: String,
+    },
+
+    /// An address or a stride that the device cannot step by.
+    #[error(
+        "`{tensor}`: its {what} is no multiple of the {needed} bytes that the GPU moves at a time: slice it at such \
+         multiples, or copy it into a tensor of its own"
+    )]
+    Misaligned {
+        /// Which tensor.
+        tensor: &'static str,
+        /// Its address, or the stride of one of its axes, with the number.
+        what: String,
+        /// What would have to divide it.
+        needed: usize,
+    },
+
+    /// A device, its driver or a library that is not there.
+    #[error("{what} is not available: {why}; {cure}")]
+    Unavailable {
+        /// What was looked for.
+        what: &'static str,
+        /// What was found instead.
+        why: String,
+        /// What to do.
+        cure: String,
+    },
+
+    /// A call that cannot be recorded was made while its queue records a graph.
+    #[error("{what} cannot be captured in a graph: {cure}")]
+    Capturing {
+        /// What was called.
+        what: &'static str,
+        /// What to do.
+        cure: &'static str,
+    },
+
     /// The operating system would start no thread.
     #[error("could not start a thread: {0}")]
     Thread(String),

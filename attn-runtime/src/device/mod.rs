@@ -55,4 +55,13 @@ pub unsafe trait Device: Sized + 'static {
     /// # Errors
     /// If the device reports one.
     fn synchronize(queue: &Self::Queue) -> Result<()>;
+
+    /// Lets what is queued on each of these read the memory of all others, for ranks that share a process. Devices whose
+    /// memory is one need nothing.
+    ///
+    /// # Errors
+    /// If two of them cannot reach each other.
+    fn connect(_: &[Self::Queue]) -> Result<()> {
+        Ok(())
+    }
 }

@@ -35,7 +35,8 @@ pub struct AttentionCall<'a, T, D> {
 /// The caller has checked the shapes: batch and head_dim agree, `kv_heads` divides `heads`, keys and values have one
 /// shape, the outputs are as large as the query; a kernel called with other shapes may panic. A query that may attend no
 /// key gets zeros and an LSE of -inf; so does one whose products are all -inf, since such a product weighs nothing. A NaN
-/// among the values that a query attends reaches its output, and no other query's.
+/// among the values that a query attends reaches its output, and no other query's. (On tensor cores it may reach queries
+/// that attend another key of the same block, since they multiply it by a weight of zero.)
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no attention kernel for this device and element type",
     label = "does not implement `AttentionKernel<{D}, {T}>`",

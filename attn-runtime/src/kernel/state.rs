@@ -4,9 +4,10 @@ use crate::tensor::ViewMut;
 
 /// What a kernel carries from one block of keys to the next. The caller owns it; rows are `[batch, seq_q, heads]`.
 pub struct CarriedState<'a, D> {
-    /// The output so far, not yet divided: `[batch, seq_q, heads, head_dim]`, zero at first.
+    /// The output so far, not yet divided: `[batch, seq_q, heads, head_dim]`. It counts for nothing where `max` is -inf.
     pub output: ViewMut<'a, f32, D>,
-    /// The largest scaled product so far: `[batch, seq_q, heads, 1]`, -inf at first.
+    /// The largest scaled product so far, in units that suit the kernel (natural, or powers of two):
+    /// `[batch, seq_q, heads, 1]`, -inf at first.
     pub max: ViewMut<'a, f32, D>,
     /// The sum of exponentials relative to `max`: `[batch, seq_q, heads, 1]`, zero at first.
     pub sum: ViewMut<'a, f32, D>,

@@ -124,12 +124,13 @@ impl<Q: QueueSource> World<Q> {
     /// communicator, its clones and those split from it are dropped.
     ///
     /// # Errors
-    /// If there are no ranks, or a queue cannot be made.
+    /// If there are no ranks, a queue cannot be made, or the queues' devices cannot read each other's memory.
     pub fn communicators(self) -> Result<Vec<ThreadComm<Q::Device>>> {
         let queues = self.queues.queues()?;
         if queues.is_empty() {
             return Err(Error::ZeroSize { what: "the number of ranks" });
         }
+        Q::Device::connect(&queues)?;
         let ranks = queues.len();
         let group = Group::new((0..ranks).collect(), self.deadline, Arc::new(Health::new(ranks)));
         Ok(queues

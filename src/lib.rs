@@ -43,10 +43,11 @@
 //! | strategy | `"none"`, `"ulysses"`, `"ring"`, a [type of your own](ParallelAttentionStrategy), a list to choose from at start-up | the attribute |
 //! | kernel | `"sdpa"`, `"flash"`, a [type of your own](AttentionKernel) | the attribute |
 //! | communicator | threads ([`World::threads`]), a [type of your own](Communicator) | what the session is opened on |
-//! | device | [`Cpu`] | the communicator |
+//! | device | [`Cpu`], `cuda::Cuda` | the communicator |
 //!
-//! Feature flags: `sdpa` and `flash` (kernels, both on), `cli` (the program `attn`, on). Library users who want fewer
-//! dependencies say `default-features = false, features = ["flash"]`.
+//! Feature flags: `sdpa` and `flash` (kernels, both on), `cli` (the program `attn`, on), `cuda` (NVIDIA GPUs of compute
+//! capability 9.0; needs nvcc), `sim` (the GPU's kernels on the host, for tests; needs a C++ compiler). Library users who
+//! want fewer dependencies say `default-features = false, features = ["flash"]`.
 
 pub use attn_macros::parallel_attention;
 #[cfg(feature = "flash")]
@@ -62,6 +63,9 @@ pub use attn_runtime::{
     Traffic, Transfer, UlyssesParallelAttention, View, ViewMut, World, build_parallel_attention_strategy,
 };
 pub use attn_runtime::{comm, device, kernel, strategy, tensor};
+
+#[cfg(any(feature = "cuda", feature = "sim"))]
+pub mod cuda;
 
 /// What most programs need: `use attn::prelude::*;`.
 pub mod prelude {

@@ -223,7 +223,7 @@ pub fn relaid<T: Element>(view: View<'_, T>, layout: TensorLayout) -> attn::Resu
     Tensor::from_fn(view.shape(), |index| view.at(index))
 }
 
-fn assemble<T: Element>(problem: &Problem, ranks: usize, shards: &[(Tensor<T>, Vec<f32>)]) -> Whole<T> {
+pub fn assemble<T: Element>(problem: &Problem, ranks: usize, shards: &[(Tensor<T>, Vec<f32>)]) -> Whole<T> {
     let Problem { batch, seq_q, heads, head_dim, joint, order, .. } = *problem;
     let local = seq_q / ranks;
     let (joint_start, start) = order.starts(joint, local);

@@ -1,0 +1,265 @@
+//! The C interface of the GPU kernels, as `kernels/include/attn/abi.h` declares it: structs of parameters, codes, and a
+//! table of the functions. Whoever changes one file changes the other; sizes are compared when a table is made.
+
+use core::ffi::{CStr, c_char, c_int, c_void};
+
+use attn_runtime::device::StridedCopy;
+
+use crate::{Error, Result};
+
+#[cfg(not(target_pointer_width = "64"))]
+compile_error!("the GPU kernels' interface counts sizes in 64 bits: build for a 64-bit target");
+
+/// `ATTN_OK`.
+pub(crate) const OK: c_int = 0;
+/// `ATTN_SIM_FAULT`.
+#[cfg(feature = "sim")]
+pub(crate) const SIM_FAULT: c_int = -4;
+
+/// `AttnType`: `ATTN_BF16`.
+pub(crate) const BF16: i32 = 0;
+/// `AttnType`: `ATTN_F16`.
+pub(crate) const F16: i32 = 1;
+
+/// `AttnTensor`: `[batch, seq, heads, head_dim]`, `head_dim` dense, strides in elements.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Tensor {
+    pub base: *mut c_void,
+    pub batch_stride: i64,
+    pub seq_stride: i64,
+    pub head_stride: i64,
+}
+
+impl Tensor {
+    /// No tensor.
+    pub const NONE: Self =
+        Self { base: core::ptr::null_mut(), batch_stride: 0, seq_stride: 0, head_stride: 0 };
+}
+
+/// `AttnRows`: one float for each row, `[batch, seq, heads]`, strides in elements.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Rows {
+    pub base: *mut f32,
+    pub batch_stride: i64,
+    pub seq_stride: i64,
+    pub head_stride: i64,
+}
+
+impl Rows {
+    /// No rows.
+    pub const NONE: Self =
+        Self { base: core::ptr::null_mut(), batch_stride: 0, seq_stride: 0, head_stride: 0 };
+}
+
+/// `AttnFlashCall`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct FlashCall {
+    pub query: Tensor,
+    pub key: Tensor,
+    pub value: Tensor,
+    pub out: Tensor,
+    pub state_output: Tensor,
+    pub lse: Rows,
+    pub state_max: Rows,
+    pub state_sum: Rows,
+    pub key_lengths: *const i32,
+    pub batch: i32,
+    pub seq_q: i32,
+    pub seq_k: i32,
+    pub heads: i32,
+    pub kv_heads: i32,
+    pub head_dim: i32,
+    pub band_lo: i32,
+    pub band_hi: i32,
+    pub element: i32,
+    pub form: i32,
+    pub scale: f32,
+    pub reserved: i32,
+}
+
+/// `AttnStateCall`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct StateCall {
+    pub state_output: Tensor,
+    pub out: Tensor,
+    pub state_max: Rows,
+    pub state_sum: Rows,
+    pub lse: Rows,
+    pub batch: i32,
+    pub seq: i32,
+    pub heads: i32,
+    pub head_dim: i32,
+    pub element: i32,
+    pub reserved: i32,
+}
+
+/// `AttnCopy` is [`StridedCopy`], field by field: batches cross as they are.
+pub(crate) type Copy = StridedCopy;
+
+/// `AttnProbeWgmma`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ProbeWgmma {
+    pub a: *const c_void,
+    pub b: *const c_void,
+    pub d: *mut f32,
+    pub n: i32,
+    pub swizzle: i32,
+    pub element: i32,
+    pub a_from_registers: i32,
+    pub b_mn_major: i32,
+    pub reserved: i32,
+}
+
+/// `AttnProbeTma`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ProbeTma {
+    pub source: *const c_void,
+    pub copy: *mut c_void,
+    pub image: *mut c_void,
+    pub seq: i32,
+    pub slabs: i32,
+    pub rows: i32,
+    pub row: i32,
+    pub slab: i32,
+    pub reserved: i32,
+}
+
+/// The size of each struct, in the order of `attn_abi_sizes`.
+const SIZES: [usize; 7] = [
+    size_of::<Tensor>(),
+    size_of::<Rows>(),
+    size_of::<FlashCall>(),
+    size_of::<StateCall>(),
+    size_of::<Copy>(),
+    size_of::<ProbeWgmma>(),
+    size_of::<ProbeTma>(),
+];
+
+// What the C side would compute, so that a field in the wrong place does not wait for a GPU to be found.
+const _: () = {
+    use core::mem::offset_of;
+    assert!(size_of::<Tensor>() == 32 && size_of::<Rows>() == 32);
+    assert!(offset_of!(Tensor, batch_stride) == 8 && offset_of!(Tensor, head_stride) == 24);
+    assert!(offset_of!(Rows, batch_stride) == 8 && offset_of!(Rows, head_stride) == 24);
+    assert!(offset_of!(FlashCall, state_output) == 128 && offset_of!(FlashCall, lse) == 160);
+    assert!(offset_of!(FlashCall, key_lengths) == 256 && offset_of!(FlashCall, batch) == 264);
+    assert!(offset_of!(FlashCall, band_lo) == 288 && offset_of!(FlashCall, scale) == 304);
+    assert!(size_of::<FlashCall>() == 312 && align_of::<FlashCall>() == 8);
+    assert!(offset_of!(StateCall, state_max) == 64 && offset_of!(StateCall, batch) == 160);
+    assert!(size_of::<StateCall>() == 184 && align_of::<StateCall>() == 8);
+    assert!(offset_of!(Copy, destination) == 8 && offset_of!(Copy, item) == 16);
+    assert!(offset_of!(Copy, extent) == 24 && offset_of!(Copy, source_strides) == 56);
+    assert!(offset_of!(Copy, destination_strides) == 88 && size_of::<Copy>() == 120);
+    assert!(offset_of!(ProbeWgmma, n) == 24 && size_of::<ProbeWgmma>() == 48);
+    assert!(offset_of!(ProbeTma, seq) == 24 && size_of::<ProbeTma>() == 48);
+};
+
+/// A function that queues one call on a stream and returns a status.
+pub(crate) type Launch<P> = unsafe extern "C" fn(call: *const P, stream: *mut c_void) -> c_int;
+
+/// The functions of one build of the kernels: linked for a GPU, or loaded from the simulator's library.
+#[derive(Clone, Copy, Debug)]
+pub struct Launchers {
+    pub flash_sm90: Launch<FlashCall>,
+    pub state_begin: Launch<StateCall>,
+    pub state_finish: Launch<StateCall>,
+    pub copy: unsafe extern "C" fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int,
+    pub probe_wgmma: Launch<ProbeWgmma>,
+    pub probe_tma: Launch<ProbeTma>,
+    pub status_name: unsafe extern "C" fn(status: c_int) -> *const c_char,
+    pub status_text: unsafe extern "C" fn(status: c_int) -> *const c_char,
+    pub abi_sizes: unsafe extern "C" fn(sizes: *mut usize),
+}
+
+impl Launchers {
+    /// This table, if its kernels were built from the header that this file mirrors.
+    ///
+    /// # Errors
+    /// If a struct's size differs.
+    ///
+    /// # Safety
+    /// The functions must have the signatures of `abi.h`, and `abi_sizes` must write seven sizes.
+    pub unsafe fn checked(self) -> Result<Self> {
+        let mut theirs = [0_usize; SIZES.len()];
+        // SAFETY: the caller's contract.
+        unsafe { (self.abi_sizes)(theirs.as_mut_ptr()) };
+        if theirs == SIZES {
+            return Ok(self);
+        }
+        Err(Error::Unavailable {
+            what: "the library of GPU kernels",
+            why: format!(
+                "its structs have the sizes {theirs:?}, those of this program {SIZES:?}: it was built from another \
+                 version"
+            ),
+            cure: String::from("build the kernels and the program from one source tree"),
+        })
+    }
+
+    /// A status' name and what it means.
+    pub fn describe(&self, status: c_int) -> (String, String) {
+        let text = |function: unsafe extern "C" fn(c_int) -> *const c_char| {
+            // SAFETY: by `abi.h` the functions take any status and never return null; their strings are static.
+            unsafe { CStr::from_ptr(function(status)) }.to_string_lossy().into_owned()
+        };
+        (text(self.status_name), text(self.status_text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    unsafe extern "C" fn launch<P>(_: *const P, _: *mut c_void) -> c_int {
+        OK
+    }
+
+    unsafe extern "C" fn copy(_: *const Copy, _: usize, _: *mut c_void) -> c_int {
+        OK
+    }
+
+    unsafe extern "C" fn status(_: c_int) -> *const c_char {
+        c"attnNothing".as_ptr()
+    }
+
+    /// The sizes that abi.h has on every 64-bit machine, and a header of another day.
+    unsafe extern "C" fn right(sizes: *mut usize) {
+        // SAFETY: the caller gives seven places.
+        unsafe { sizes.cast::<[usize; 7]>().write([32, 32, 312, 184, 120, 48, 48]) };
+    }
+
+    unsafe extern "C" fn wrong(sizes: *mut usize) {
+        // SAFETY: as above.
+        unsafe { sizes.cast::<[usize; 7]>().write([32, 32, 304, 184, 120, 48, 48]) };
+    }
+
+    fn table(abi_sizes: unsafe extern "C" fn(*mut usize)) -> Launchers {
+        Launchers {
+            flash_sm90: launch,
+            state_begin: launch,
+            state_finish: launch,
+            copy,
+            probe_wgmma: launch,
+            probe_tma: launch,
+            status_name: status,
+            status_text: status,
+            abi_sizes,
+        }
+    }
+
+    #[test]
+    fn kernels_of_another_header_are_refused() {
+        // SAFETY: the functions above have the signatures of `abi.h`.
+        let (right, wrong) = unsafe { (table(right).checked(), table(wrong).checked()) };
+        assert!(right.is_ok());
+        let message = wrong.unwrap_err().to_string();
+        assert!(message.contains("304") && message.contains("312"), "{message}");
+        assert!(message.contains("one source tree"), "{message}");
+    }
+}

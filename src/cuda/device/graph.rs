@@ -1,0 +1,104 @@
+//! Calls recorded once and replayed: a CUDA graph.
+
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use attn_runtime::{Error, Result};
+use cudarc::driver::{CudaGraph as Graph, sys};
+
+use super::CudaQueue;
+
+/// How many queues of this process record.
+static RECORDINGS: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether a queue of this process records.
+pub(super) fn is_any_recorded() -> bool {
+    RECORDINGS.load(Ordering::Acquire) > 0
+}
+
+/// What a queue recorded, ready to be queued again as one.
+pub struct CudaGraph {
+    graph: Graph,
+    queue: CudaQueue,
+}
+
+impl CudaQueue {
+    /// Records what `body` queues, instead of doing it.
+    ///
+    /// The calls of a session of one rank can be recorded once their scratch memory is there: make them twice before, with
+    /// the same shapes. Collectives of several ranks cannot, since they wait for the device.
+    ///
+    /// # Errors
+    /// If `body` returns one, allocates or waits ([`Error::Capturing`]), or the driver reports one.
+    pub fn capture<R>(&self, body: impl FnOnce() -> Result<R>) -> Result<(CudaGraph, R)> {
+        let recording = Recording::begin(self)?;
+        let value = body();
+        let graph = recording.end();
+        // What went wrong in the body explains what is wrong with its recording.
+        let value = value?;
+        match graph? {
+            Some(graph) => Ok((CudaGraph { graph, queue: self.clone() }, value)),
+            None => Err(Error::Capturing {
+                what: "a call that another queue was given",
+                cure: "queue it on the queue that records",
+            }),
+        }
+    }
+}
+
+/// Ends the recording on every way out of it.
+struct Recording<'q>(&'q CudaQueue);
+
+impl<'q> Recording<'q> {
+    fn begin(queue: &'q CudaQueue) -> Result<Self> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+        let _current = queue.enter()?;
+        RECORDINGS.fetch_add(1, Ordering::AcqRel);
+        match queue.stream().begin_capture(mode) {
+            Ok(()) => Ok(Self(queue)),
+            Err(error) => {
+                RECORDINGS.fetch_sub(1, Ordering::AcqRel);
+                Err(queue.failed("cuStreamBeginCapture", error))
+            }
+        }
+    }
+
+    fn end(self) -> Result<Option<Graph>> {
+        let queue = self.0;
+        core::mem::forget(self);
+        let current = queue.enter();
+        let flags = sys::CUgraphInstantiate_flags(0);
+        let graph = queue.stream().end_capture(flags);
+        RECORDINGS.fetch_sub(1, Ordering::AcqRel);
+        current?;
+        graph.map_err(|error| queue.failed("cuStreamEndCapture", error))
+    }
+}
+
+impl Drop for Recording<'_> {
+    fn drop(&mut self) {
+        // `body` panicked. The stream must not go on recording; what it has recorded is of no use.
+        let _ = Recording(self.0).end();
+    }
+}
+
+impl CudaGraph {
+    /// Queues the recorded work, on the queue that recorded it.
+    ///
+    /// # Safety
+    /// All memory that the recorded calls read and write must still be there, the session's scratch memory included (so the
+    /// session must live, and not have been called with larger shapes since), and nobody else may use what they write
+    /// meanwhile.
+    ///
+    /// # Errors
+    /// If the driver reports one.
+    pub unsafe fn launch(&self) -> Result<()> {
+        let _current = self.queue.enter()?;
+        self.graph.launch().map_err(|error| self.queue.failed("cuGraphLaunch", error))
+    }
+}
+
+impl core::fmt::Debug for CudaGraph {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("CudaGraph").field("queue", &self.queue).finish_non_exhaustive()
+    }
+}

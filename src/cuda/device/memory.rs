@@ -1,0 +1,86 @@
+//! Memory of a GPU.
+
+use core::ptr::NonNull;
+
+use attn_runtime::{Device, Error, Result};
+use cudarc::driver::{DriverError, result, sys};
+
+use super::{Cuda, CudaQueue, graph};
+
+/// A block of a GPU's memory, zeroed when allocated. Its address is one of the GPU's: the host must not read there.
+#[derive(Debug)]
+pub struct CudaMemory {
+    base: NonNull<u8>,
+    /// Absent for a block of no bytes, which is none.
+    queue: Option<CudaQueue>,
+}
+
+// SAFETY: the block is owned, and an address that the host does not read is the same on every thread.
+unsafe impl Send for CudaMemory {}
+// SAFETY: as above.
+unsafe impl Sync for CudaMemory {}
+
+/// Lends its alignment to the address of an empty block.
+#[repr(align(64))]
+struct Aligned;
+
+impl CudaMemory {
+    /// Allocates, and queues the zeros.
+    pub(super) fn zeroed(queue: &CudaQueue, bytes: usize) -> Result<Self> {
+        if bytes == 0 {
+            return Ok(Self { base: NonNull::<Aligned>::dangling().cast(), queue: None });
+        }
+        let _current = queue.enter()?;
+        queue.must_not_capture(
+            "allocating GPU memory",
+            "make the call twice before the capture, with the same shapes, so that its scratch memory is there; and give \
+             it tensors to write (`attend_into`)",
+        )?;
+        // SAFETY: a context is current, by the guard above.
+        let address = unsafe { result::malloc_sync(bytes) }.map_err(|error| match error {
+            DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY) => {
+                Error::OutOfMemory { device: Cuda::NAME, bytes }
+            }
+            error => queue.failed("cuMemAlloc", error),
+        })?;
+        let Some(base) = NonNull::new(core::ptr::without_provenance_mut::<u8>(address as usize)) else {
+            return Err(Error::OutOfMemory { device: Cuda::NAME, bytes });
+        };
+        let memory = Self { base, queue: Some(queue.clone()) };
+        // SAFETY: the block has just been allocated with this many bytes, and the stream lives.
+        let zeroed = unsafe { result::memset_d8_async(address, 0, bytes, queue.stream().cu_stream()) };
+        zeroed.map_err(|error| queue.failed("cuMemsetD8Async", error))?;
+        Ok(memory)
+    }
+
+    /// The address of the first byte.
+    pub const fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+}
+
+impl Drop for CudaMemory {
+    fn drop(&mut self) {
+        let Some(queue) = &self.queue else { return };
+        let Ok(_current) = queue.enter() else { return };
+        // While its stream records, memory is left alone: freeing it would break the recording, and the graph may name it.
+        // In the wake of a fault the driver frees nothing either. What cannot be freed leaks, until the process ends.
+        if !matches!(queue.is_capturing(), Ok(false)) || settle(queue).is_err() {
+            return;
+        }
+        // SAFETY: `zeroed` allocated the block, in this context; nobody can name it any more, and what used it is over.
+        let _ = unsafe { result::free_sync(self.base.as_ptr().addr() as sys::CUdeviceptr) };
+    }
+}
+
+/// Waits for whatever may still use the queue's memory. That can be work on any queue, so it is the whole context that is
+/// waited for; but a recording of another queue would not survive that, and while there is one only the block's own queue is
+/// waited for. (cuMemFree may, and in practice does, wait for the rest.)
+fn settle(queue: &CudaQueue) -> Result<(), DriverError> {
+    if graph::is_any_recorded() {
+        // SAFETY: the stream lives as long as the queue.
+        unsafe { result::stream::synchronize(queue.stream().cu_stream()) }
+    } else {
+        result::ctx::synchronize()
+    }
+}

@@ -1,0 +1,165 @@
+//! NVIDIA GPUs, by the driver's interface: contexts, streams, memory.
+
+mod driver;
+mod graph;
+mod linked;
+mod memory;
+mod queue;
+
+pub use driver::{DeviceInfo, devices, driver_version};
+pub use graph::CudaGraph;
+pub use memory::CudaMemory;
+pub use queue::{CudaEvent, CudaQueue};
+
+use core::ffi::c_void;
+use core::ptr::NonNull;
+
+use attn_runtime::device::StridedCopy;
+use attn_runtime::{Device, Error, Result};
+use cudarc::driver::{DriverError, result, sys};
+
+use super::abi::Launchers;
+use super::launches::{Backend, GpuQueue};
+use super::{copy, layout};
+
+/// What the kernels are compiled for. Their code runs on no other compute capability, newer ones included.
+const CAPABILITY: (u32, u32) = (9, 0);
+
+/// An NVIDIA GPU.
+///
+/// ```no_run
+/// use attn::cuda::{self, CudaQueue};
+/// use attn::comm::threads::Queues;
+/// use attn::prelude::*;
+/// use half::bf16;
+///
+/// #[parallel_attention(strategy = "none", backend = "flash", mask = "causal")]
+/// struct SelfAttention;
+///
+/// # fn main() -> attn::Result<()> {
+/// let queue = CudaQueue::new(0)?;
+/// World::<Queues<cuda::Cuda>>::on_queues(vec![queue.clone()]).run(|comm| {
+///     let x = Tensor::<bf16>::from_fn([1, 1024, 16, 128], |[_, s, h, d]| bf16::from_f32((s ^ h ^ d) as f32 / 1024.0))?;
+///     let x = cuda::to_device(&queue, &x)?;
+///     let mut session = Session::open(comm)?;
+///     let out = SelfAttention.attend(&mut session, &x, &x, &x, &AttentionMetadata::default())?;
+///     cuda::to_host(&queue, &out)
+/// })?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Cuda;
+
+// SAFETY: `CudaMemory` is a block of the size asked for (the driver aligns blocks to 256 bytes), whose zeros are queued
+// before anything that is queued later on; its address stays until it is dropped.
+unsafe impl Device for Cuda {
+    const NAME: &'static str = "cuda";
+    type Queue = CudaQueue;
+    type Memory = CudaMemory;
+
+    fn allocate(queue: &CudaQueue, bytes: usize) -> Result<CudaMemory> {
+        CudaMemory::zeroed(queue, bytes)
+    }
+
+    fn base(memory: &CudaMemory) -> NonNull<u8> {
+        memory.base()
+    }
+
+    unsafe fn copy(queue: &CudaQueue, copies: &[StridedCopy]) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { copy::batch::<Self>(queue, copies) }
+    }
+
+    fn synchronize(queue: &CudaQueue) -> Result<()> {
+        let _current = queue.enter()?;
+        queue.must_not_capture(
+            "waiting for the GPU",
+            "ranks that are threads wait for each other in every collective, so capture a session of one rank; and a \
+             session waits when its scratch memory grows, so make its calls twice before the capture",
+        )?;
+        // SAFETY: the stream lives as long as the queue.
+        unsafe { result::stream::synchronize(queue.stream().cu_stream()) }
+            .map_err(|error| queue.failed("cuStreamSynchronize", error))
+    }
+
+    fn connect(queues: &[CudaQueue]) -> Result<()> {
+        for from in queues {
+            for to in queues.iter().filter(|to| to.ordinal() != from.ordinal()) {
+                reach(from, to)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lets one GPU read another's memory.
+fn reach(from: &CudaQueue, to: &CudaQueue) -> Result<()> {
+    let _current = from.enter()?;
+    let (mut can, ours, theirs) = (0, from.context().cu_device(), to.context().cu_device());
+    // SAFETY: both devices are the queues' own.
+    unsafe { sys::cuDeviceCanAccessPeer(&mut can, ours, theirs) }
+        .result()
+        .map_err(|error| from.failed("cuDeviceCanAccessPeer", error))?;
+    if can == 0 {
+        return Err(Error::Configuration(format!(
+            "cuda:{} cannot read the memory of cuda:{}: ranks of one process need GPUs that are peers (see `nvidia-smi \
+             topo -p2p r`)",
+            from.ordinal(),
+            to.ordinal()
+        )));
+    }
+    // SAFETY: `from`'s context is current, and `to`'s lives as long as `to`.
+    match unsafe { sys::cuCtxEnablePeerAccess(to.context().cu_ctx(), 0) }.result() {
+        Ok(()) | Err(DriverError(sys::CUresult::CUDA_ERROR_PEER_ACCESS_ALREADY_ENABLED)) => Ok(()),
+        Err(error) => Err(from.failed("cuCtxEnablePeerAccess", error)),
+    }
+}
+
+impl GpuQueue for CudaQueue {
+    type Device = Cuda;
+}
+
+impl Backend for Cuda {
+    fn with_stream<R>(queue: &CudaQueue, body: impl FnOnce(&Launchers, *mut c_void) -> R) -> Result<R> {
+        let _current = queue.enter()?;
+        Ok(body(queue.launchers(), queue.stream().cu_stream().cast()))
+    }
+
+    fn label(queue: &CudaQueue) -> String {
+        queue.label()
+    }
+
+    fn supports(queue: &CudaQueue, kernel: &'static str) -> Result<()> {
+        if queue.compute_capability() == CAPABILITY {
+            return Ok(());
+        }
+        let (major, minor) = queue.compute_capability();
+        let what = format!("compute capability {major}.{minor} ({}, {})", queue.name(), queue.label());
+        Err(layout::unsupported(kernel, what, "it is compiled for 9.0 (H100, H200)"))
+    }
+
+    unsafe fn upload(queue: &CudaQueue, from: &[u8], to: NonNull<u8>) -> Result<()> {
+        {
+            let _current = queue.enter()?;
+            queue.must_not_capture("a copy from the host", "make it before the capture")?;
+            let (address, stream) = (to.as_ptr().addr() as sys::CUdeviceptr, queue.stream().cu_stream());
+            // SAFETY: the caller's contract; the bytes stay until the wait below is over.
+            unsafe { result::memcpy_htod_async(address, from, stream) }
+                .map_err(|error| queue.failed("cuMemcpyHtoDAsync", error))?;
+        }
+        Self::synchronize(queue)
+    }
+
+    unsafe fn download(queue: &CudaQueue, from: NonNull<u8>, to: &mut [u8]) -> Result<()> {
+        {
+            let _current = queue.enter()?;
+            queue.must_not_capture("a copy to the host", "make it after the graph was launched")?;
+            let (address, stream) = (from.as_ptr().addr() as sys::CUdeviceptr, queue.stream().cu_stream());
+            // SAFETY: the caller's contract; the bytes stay until the wait below is over.
+            unsafe { result::memcpy_dtoh_async(to, address, stream) }
+                .map_err(|error| queue.failed("cuMemcpyDtoHAsync", error))?;
+        }
+        Self::synchronize(queue)
+    }
+}

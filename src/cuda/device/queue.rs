@@ -1,0 +1,250 @@
+//! A queue: a stream of a GPU.
+
+use core::ffi::c_void;
+use std::sync::Arc;
+use std::time::Duration;
+
+use attn_runtime::{Error, Result};
+use cudarc::driver::{CudaContext, CudaEvent as Event, CudaStream, DriverError, result, sys};
+
+use super::driver::{capability, failed, ready};
+use super::linked;
+use crate::cuda::abi::Launchers;
+
+/// A stream of a GPU, in the order of which work is done. Clones are handles of the same stream.
+///
+/// Work is queued and calls return at once. Memory of [`Cuda`](super::Cuda) is freed when no work of any queue can use it
+/// any more; whoever uses a tensor on another queue than the one that writes it orders the two by [`record`](Self::record)
+/// and [`wait`](Self::wait).
+#[derive(Clone)]
+pub struct CudaQueue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    stream: Arc<CudaStream>,
+    capability: (u32, u32),
+    name: String,
+    launchers: &'static Launchers,
+}
+
+impl CudaQueue {
+    /// A stream of its own on a GPU, which waits for no other stream.
+    ///
+    /// # Errors
+    /// If there is no driver, no such GPU, or the driver reports an error.
+    pub fn new(ordinal: usize) -> Result<Self> {
+        let _kept = Kept::here()?;
+        let context = context(ordinal)?;
+        // cudarc would wait for all of the GPU's work before the first stream of a context that it tracks, and no recording
+        // survives that. SAFETY: nothing was allocated in this context yet that would have to be tracked.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream();
+        // SAFETY: as above.
+        unsafe { context.enable_event_tracking() };
+        let stream = stream.map_err(|error| failed(&format!("cuda:{ordinal}"), "cuStreamCreate", error))?;
+        Self::from_stream(stream)
+    }
+
+    /// A stream that the caller has from cudarc.
+    ///
+    /// # Errors
+    /// If the driver reports an error.
+    pub fn from_stream(stream: Arc<CudaStream>) -> Result<Self> {
+        ready()?;
+        let launchers = linked::launchers()?;
+        let context = stream.context();
+        let (device, label) = (context.cu_device(), format!("cuda:{}", context.ordinal()));
+        let capability = capability(device, &label)?;
+        let name =
+            result::device::get_name(device).map_err(|error| failed(&label, "cuDeviceGetName", error))?;
+        Ok(Self { inner: Arc::new(Inner { stream, capability, name, launchers }) })
+    }
+
+    /// A stream that another library made: a `CUstream` or a `cudaStream_t`, null for the default one.
+    ///
+    /// # Safety
+    /// The stream must be one of that GPU's primary context, which is the context of the CUDA runtime and of all libraries
+    /// above it, and must live as long as the queue and what was allocated on it.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub unsafe fn from_raw(ordinal: usize, stream: *mut c_void) -> Result<Self> {
+        let _kept = Kept::here()?;
+        // SAFETY: the caller's contract.
+        let stream = unsafe { context(ordinal)?.wrap_borrowed_stream(stream.cast()) };
+        Self::from_stream(stream)
+    }
+
+    /// The stream, for cudarc.
+    pub fn stream(&self) -> &Arc<CudaStream> {
+        &self.inner.stream
+    }
+
+    /// The number of the GPU.
+    pub fn ordinal(&self) -> usize {
+        self.context().ordinal()
+    }
+
+    /// The GPU's name.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The GPU's compute capability: major and minor.
+    pub fn compute_capability(&self) -> (u32, u32) {
+        self.inner.capability
+    }
+
+    /// Marks the place that the queue has reached.
+    ///
+    /// # Errors
+    /// If the driver reports an error.
+    pub fn record(&self) -> Result<CudaEvent> {
+        let _current = self.enter()?;
+        let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
+        let event = self.stream().record_event(Some(timed));
+        let event = event.map_err(|error| self.failed("cuEventRecord", error))?;
+        Ok(CudaEvent { event, label: self.label() })
+    }
+
+    /// Lets what is queued from now on wait until a place of another queue has been passed. The caller does not wait.
+    ///
+    /// # Errors
+    /// If the driver reports an error.
+    pub fn wait(&self, event: &CudaEvent) -> Result<()> {
+        let _current = self.enter()?;
+        self.stream().wait(&event.event).map_err(|error| self.failed("cuStreamWaitEvent", error))
+    }
+
+    /// Whether the stream records a graph.
+    pub(super) fn is_capturing(&self) -> Result<bool> {
+        // SAFETY: the stream lives as long as the queue.
+        let status = unsafe { result::stream::is_capturing(self.stream().cu_stream()) };
+        let status = status.map_err(|error| self.failed("cuStreamIsCapturing", error))?;
+        Ok(status != sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE)
+    }
+
+    /// That the stream does not record: what is named cannot be part of a graph.
+    pub(super) fn must_not_capture(&self, what: &'static str, cure: &'static str) -> Result<()> {
+        if self.is_capturing()? { Err(Error::Capturing { what, cure }) } else { Ok(()) }
+    }
+
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        self.inner.stream.context()
+    }
+
+    pub(super) fn launchers(&self) -> &'static Launchers {
+        self.inner.launchers
+    }
+
+    pub(super) fn label(&self) -> String {
+        format!("cuda:{}", self.ordinal())
+    }
+
+    pub(super) fn failed(&self, call: &'static str, error: DriverError) -> Error {
+        failed(&self.label(), call, error)
+    }
+
+    /// Makes the stream's context the thread's current one, until what is returned is dropped: the CUDA runtime, which the
+    /// launchers call, works in that.
+    pub(super) fn enter(&self) -> Result<Kept> {
+        let kept = Kept::here()?;
+        let wanted = self.context().cu_ctx();
+        if kept.context != wanted {
+            // SAFETY: the context lives as long as the queue.
+            unsafe { result::ctx::set_current(wanted) }
+                .map_err(|error| self.failed("cuCtxSetCurrent", error))?;
+        }
+        Ok(kept)
+    }
+}
+
+/// The primary context of a GPU.
+fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
+    ready()?;
+    CudaContext::new(ordinal).map_err(|error| match error {
+        DriverError(sys::CUresult::CUDA_ERROR_INVALID_DEVICE) => Error::Unavailable {
+            what: "the GPU",
+            why: format!(
+                "there is no cuda:{ordinal} among the {} of this machine",
+                result::device::get_count().unwrap_or_default()
+            ),
+            cure: String::from(
+                "GPUs are numbered from 0; CUDA_VISIBLE_DEVICES hides those that it does not name",
+            ),
+        },
+        error => failed(&format!("cuda:{ordinal}"), "cuDevicePrimaryCtxRetain", error),
+    })
+}
+
+/// A thread's current context, made current again when this is dropped: what other libraries do on the thread may depend
+/// on it.
+pub(super) struct Kept {
+    context: sys::CUcontext,
+}
+
+impl Kept {
+    fn here() -> Result<Self> {
+        ready()?;
+        let context = result::ctx::get_current().map_err(|error| failed("cuda", "cuCtxGetCurrent", error))?;
+        Ok(Self { context: context.unwrap_or(core::ptr::null_mut()) })
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        let current = result::ctx::get_current().ok().flatten().unwrap_or(core::ptr::null_mut());
+        if current != self.context {
+            // SAFETY: the context was the thread's current one; null is none. An error has no place to go from here, and
+            // the next call to the driver reports it again.
+            let _ = unsafe { result::ctx::set_current(self.context) };
+        }
+    }
+}
+
+/// A place in a queue.
+#[derive(Debug)]
+pub struct CudaEvent {
+    event: Event,
+    label: String,
+}
+
+impl CudaEvent {
+    /// Waits until the queue has passed the place.
+    ///
+    /// # Errors
+    /// If the work before it failed.
+    pub fn synchronize(&self) -> Result<()> {
+        let _kept = Kept::here()?;
+        self.event.synchronize().map_err(|error| failed(&self.label, "cuEventSynchronize", error))
+    }
+
+    /// Whether the queue has passed the place.
+    ///
+    /// # Errors
+    /// If the work before it failed.
+    pub fn is_done(&self) -> Result<bool> {
+        self.event.try_is_complete().map_err(|error| failed(&self.label, "cuEventQuery", error))
+    }
+
+    /// The time that the GPU spent between an earlier place and this one. Waits for both.
+    ///
+    /// # Errors
+    /// If the events are of different GPUs, or the work before them failed.
+    pub fn since(&self, earlier: &Self) -> Result<Duration> {
+        let _kept = Kept::here()?;
+        let milliseconds = earlier.event.elapsed_ms(&self.event);
+        let milliseconds = milliseconds.map_err(|error| failed(&self.label, "cuEventElapsedTime", error))?;
+        Ok(Duration::try_from_secs_f64(f64::from(milliseconds) / 1e3).unwrap_or_default())
+    }
+}
+
+impl core::fmt::Debug for CudaQueue {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("CudaQueue")
+            .field("device", &self.label())
+            .field("name", &self.inner.name)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,326 @@
+//! `flash` on a GPU: checks, and one launch for a call.
+
+use attn_runtime::{
+    AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Error, Flash, KeyValue, Result, Scope,
+    TensorLayout, View, ViewMut,
+};
+
+use super::abi;
+use super::element::{Half, number};
+use super::launches::{Launches, launch};
+use super::layout;
+
+/// The kernel's name, in messages.
+const NAME: &str = "flash";
+
+/// How the kernel's warpgroups share the work. The results of both forms are within rounding of each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum FlashForm {
+    /// Whatever is known to suit the shape.
+    #[default]
+    Auto,
+    /// One product after the other.
+    Simple,
+    /// The softmax of one block of keys while the tensor cores work on another.
+    Overlapped,
+}
+
+/// FlashAttention for compute capability 9.0 (H100, H200), on `Cuda` and
+/// `Simulated`.
+///
+/// This is what [`Flash`] is on these devices. It has a name of its own for those who want to choose the
+/// [form](FlashForm), or to give lengths of padded keys, for which a call has no field.
+///
+/// `head_dim` 64, 128 or 256; bf16 or f16; a softmax scale above 0; any lengths; rows of `head_dim` elements dense, bases
+/// and strides multiples of 16 bytes. What does not fit is refused with an error before anything is queued.
+///
+/// Weights are rounded to the element type before they are multiplied with values. A value of NaN or infinity may reach a
+/// query that attends no more than its neighbours: the tensor cores multiply it with a weight of 0.
+///
+/// J. Shah et al., "FlashAttention-3: Fast and Accurate Attention with Asynchrony and Low-precision", 2024,
+/// arXiv:2407.08608.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlashSm90 {
+    form: FlashForm,
+}
+
+impl FlashSm90 {
+    /// The kernel in the form that suits the shape.
+    pub const AUTO: Self = Self::new(FlashForm::Auto);
+
+    /// The kernel in a form of the caller's choice.
+    pub const fn new(form: FlashForm) -> Self {
+        Self { form }
+    }
+
+    /// [`forward`](AttentionKernel::forward), where of batch row `b` the first `key_lengths[b]` keys count and the
+    /// others are padding: not attended, whatever stands there.
+    ///
+    /// `key_lengths` is `[batch, 1, 1, 1]`, dense; a length below 0 counts as 0, one above `seq_k` as `seq_k`.
+    ///
+    /// # Errors
+    /// As `forward`; if `key_lengths` has another shape.
+    pub fn forward_with<D: Launches, T: Half>(
+        &self,
+        queue: &D::Queue,
+        call: &mut AttentionCall<'_, T, D>,
+        key_lengths: Option<View<'_, i32, D>>,
+    ) -> Result<()> {
+        let AttentionCall { query, kv, band, scale, ref mut out, ref mut lse } = *call;
+        let mut flash = self.inputs(queue, query, kv, band, scale, key_lengths)?;
+        (flash.out, flash.lse) = outputs(query.shape(), out.reborrow(), lse.as_mut().map(ViewMut::reborrow))?;
+        // SAFETY: the views lend device memory of the shapes checked above, the outputs exclusively.
+        unsafe { launch::<D, _>(queue, NAME, |launchers| launchers.flash_sm90, &flash) }
+    }
+
+    /// [`step`](CarriesState::step) with the lengths of padded keys, as [`forward_with`](Self::forward_with).
+    ///
+    /// # Errors
+    /// As `step`; if `key_lengths` has another shape.
+    pub fn step_with<D: Launches, T: Half>(
+        &self,
+        queue: &D::Queue,
+        query: View<'_, T, D>,
+        kv: KeyValue<'_, T, D>,
+        band: Band,
+        scale: f32,
+        key_lengths: Option<View<'_, i32, D>>,
+        state: &mut CarriedState<'_, D>,
+    ) -> Result<()> {
+        let mut flash = self.inputs(queue, query, kv, band, scale, key_lengths)?;
+        (flash.state_output, flash.state_max, flash.state_sum) = describe_state(query.shape(), state)?;
+        // SAFETY: the views lend device memory of the shapes checked above, the state exclusively.
+        unsafe { launch::<D, _>(queue, NAME, |launchers| launchers.flash_sm90, &flash) }
+    }
+
+    /// A call without its outputs.
+    fn inputs<D: Launches, T: Half>(
+        self,
+        queue: &D::Queue,
+        query: View<'_, T, D>,
+        KeyValue { key, value }: KeyValue<'_, T, D>,
+        band: Band,
+        scale: f32,
+        key_lengths: Option<View<'_, i32, D>>,
+    ) -> Result<abi::FlashCall> {
+        D::supports(queue, NAME)?;
+        let [batch, seq_q, heads, head_dim] = query.shape();
+        let [_, seq_k, kv_heads, _] = key.shape();
+        layout::shape("query", query.shape(), query.shape(), "its own")?;
+        let expected = [batch, seq_k, kv_heads, head_dim];
+        layout::shape("key", key.shape(), expected, "the query's batch and head_dim")?;
+        layout::shape("value", value.shape(), key.shape(), "the key's shape")?;
+        if !heads.is_multiple_of(kv_heads) {
+            let expected = format!("heads that divide the query's {heads}");
+            return Err(Error::Shape { tensor: "key", found: key.shape(), expected });
+        }
+        if ![64, 128, 256].contains(&head_dim) {
+            let what = format!("head_dim = {head_dim}");
+            return Err(layout::unsupported(NAME, what, "it takes 64, 128 and 256"));
+        }
+        layout::count_rows(NAME, query.shape())?;
+        let key_lengths = match key_lengths {
+            None => core::ptr::null(),
+            Some(lengths) => {
+                let (expected, found) = ([batch, 1, 1, 1], lengths.shape());
+                layout::shape("key_lengths", found, expected, "one for each batch row")?;
+                if lengths.strides()[0] != 1 && batch > 1 {
+                    let what = format!("`key_lengths` {} apart", lengths.strides()[0]);
+                    return Err(layout::unsupported(NAME, what, "they must be dense"));
+                }
+                lengths.base().as_ptr().cast_const()
+            }
+        };
+        let [seq_q, seq_k] = [layout::length(NAME, "seq_q", seq_q)?, layout::length(NAME, "seq_k", seq_k)?];
+        let (band_lo, band_hi) = layout::band(band, seq_q, seq_k);
+        let tensor = |name, view: View<'_, T, D>| {
+            layout::tensor(NAME, name, view.base(), view.shape(), view.strides())
+        };
+        Ok(abi::FlashCall {
+            query: tensor("query", query)?,
+            key: tensor("key", key)?,
+            value: tensor("value", value)?,
+            out: abi::Tensor::NONE,
+            state_output: abi::Tensor::NONE,
+            lse: abi::Rows::NONE,
+            state_max: abi::Rows::NONE,
+            state_sum: abi::Rows::NONE,
+            key_lengths,
+            batch: layout::length(NAME, "batch", batch)?,
+            seq_q,
+            seq_k,
+            heads: layout::length(NAME, "heads", heads)?,
+            kv_heads: layout::length(NAME, "kv_heads", kv_heads)?,
+            head_dim: layout::length(NAME, "head_dim", head_dim)?,
+            band_lo,
+            band_hi,
+            element: number::<T>(),
+            form: self.form as i32,
+            scale: layout::scale(NAME, scale)?,
+            reserved: 0,
+        })
+    }
+}
+
+/// Describes where rows end: the output and, if asked for, the log-sum-exp.
+fn outputs<D, T: Half>(
+    query: [usize; 4],
+    out: ViewMut<'_, T, D>,
+    lse: Option<ViewMut<'_, f32, D>>,
+) -> Result<(abi::Tensor, abi::Rows)> {
+    layout::shape("out", out.shape(), query, "the query's shape")?;
+    let described = layout::tensor(NAME, "out", out.base(), out.shape(), out.strides())?;
+    let lse = match lse {
+        None => abi::Rows::NONE,
+        Some(lse) => describe_rows("lse", query, &lse)?,
+    };
+    Ok((described, lse))
+}
+
+/// Describes one float for each row of the query.
+fn describe_rows<D>(name: &'static str, query: [usize; 4], rows: &ViewMut<'_, f32, D>) -> Result<abi::Rows> {
+    let [batch, seq, heads, _] = query;
+    layout::shape(name, rows.shape(), [batch, seq, heads, 1], "one for each row of the query")?;
+    Ok(layout::rows(rows.base(), rows.strides()))
+}
+
+/// Describes a carried state: output, maximum, sum.
+fn describe_state<D>(
+    query: [usize; 4],
+    state: &CarriedState<'_, D>,
+) -> Result<(abi::Tensor, abi::Rows, abi::Rows)> {
+    let CarriedState { output, max, sum } = state;
+    layout::shape("state.output", output.shape(), query, "the query's shape")?;
+    let described = layout::tensor(NAME, "state.output", output.base(), output.shape(), output.strides())?;
+    Ok((described, describe_rows("state.max", query, max)?, describe_rows("state.sum", query, sum)?))
+}
+
+/// A call on a carried state, without its outputs.
+fn state_call<D: Launches, T: Half>(
+    queue: &D::Queue,
+    shape: [usize; 4],
+    state: &CarriedState<'_, D>,
+) -> Result<abi::StateCall> {
+    D::supports(queue, NAME)?;
+    let (state_output, state_max, state_sum) = describe_state(shape, state)?;
+    layout::count_rows(NAME, shape)?;
+    let [batch, seq, heads, head_dim] = shape;
+    Ok(abi::StateCall {
+        state_output,
+        out: abi::Tensor::NONE,
+        state_max,
+        state_sum,
+        lse: abi::Rows::NONE,
+        batch: layout::length(NAME, "batch", batch)?,
+        seq: layout::length(NAME, "seq", seq)?,
+        heads: layout::length(NAME, "heads", heads)?,
+        head_dim: layout::length(NAME, "head_dim", head_dim)?,
+        element: number::<T>(),
+        reserved: 0,
+    })
+}
+
+impl<D: Launches, T: Half> AttentionKernel<D, T> for FlashSm90 {
+    #[inline]
+    fn forward(&self, scope: Scope<'_, D>, call: &mut AttentionCall<'_, T, D>) -> Result<()> {
+        self.forward_with(scope.queue(), call, None)
+    }
+}
+
+impl<D: Launches, T: Half> CarriesState<D, T> for FlashSm90 {
+    fn step(
+        &self,
+        scope: Scope<'_, D>,
+        query: View<'_, T, D>,
+        kv: KeyValue<'_, T, D>,
+        band: Band,
+        scale: f32,
+        state: &mut CarriedState<'_, D>,
+    ) -> Result<()> {
+        self.step_with(scope.queue(), query, kv, band, scale, None, state)
+    }
+
+    fn finish(
+        &self,
+        scope: Scope<'_, D>,
+        state: CarriedState<'_, D>,
+        out: ViewMut<'_, T, D>,
+        lse: Option<ViewMut<'_, f32, D>>,
+    ) -> Result<()> {
+        let shape = state.output.shape();
+        let mut call = state_call::<D, T>(scope.queue(), shape, &state)?;
+        (call.out, call.lse) = outputs(shape, out, lse)?;
+        // SAFETY: the views lend device memory of the shapes checked above, the outputs exclusively.
+        unsafe { launch::<D, _>(scope.queue(), "state_finish", |launchers| launchers.state_finish, &call) }
+    }
+
+    fn begin<'a>(
+        &self,
+        scope: Scope<'a, D>,
+        [batch, seq, heads, head_dim]: [usize; 4],
+    ) -> Result<CarriedState<'a, D>> {
+        // Rows of one head stand together, as the kernel visits them.
+        let rows = |width: usize| -> Result<ViewMut<'a, f32, D>> {
+            Ok(scope.take::<f32>([batch, heads, seq, width])?.permuted(TensorLayout::Bhsd))
+        };
+        let state = CarriedState { output: rows(head_dim)?, max: rows(1)?, sum: rows(1)? };
+        let call = state_call::<D, T>(scope.queue(), [batch, seq, heads, head_dim], &state)?;
+        // SAFETY: the state is scratch memory of these shapes, lent exclusively.
+        unsafe { launch::<D, _>(scope.queue(), "state_begin", |launchers| launchers.state_begin, &call) }?;
+        Ok(state)
+    }
+}
+
+/// `Flash` is [`FlashSm90::AUTO`] on each of these devices. (One implementation for all of them would be one for a
+/// foreign type and any device, which Rust leaves to the crate of either.)
+macro_rules! flash_on {
+    ($($device:ty),* $(,)?) => {$(
+        impl<T: Half> AttentionKernel<$device, T> for Flash {
+            #[inline]
+            fn forward(
+                &self,
+                scope: Scope<'_, $device>,
+                call: &mut AttentionCall<'_, T, $device>,
+            ) -> Result<()> {
+                FlashSm90::AUTO.forward(scope, call)
+            }
+        }
+
+        impl<T: Half> CarriesState<$device, T> for Flash {
+            fn step(
+                &self,
+                scope: Scope<'_, $device>,
+                query: View<'_, T, $device>,
+                kv: KeyValue<'_, T, $device>,
+                band: Band,
+                scale: f32,
+                state: &mut CarriedState<'_, $device>,
+            ) -> Result<()> {
+                FlashSm90::AUTO.step(scope, query, kv, band, scale, state)
+            }
+
+            fn finish(
+                &self,
+                scope: Scope<'_, $device>,
+                state: CarriedState<'_, $device>,
+                out: ViewMut<'_, T, $device>,
+                lse: Option<ViewMut<'_, f32, $device>>,
+            ) -> Result<()> {
+                FlashSm90::AUTO.finish(scope, state, out, lse)
+            }
+
+            fn begin<'a>(
+                &self,
+                scope: Scope<'a, $device>,
+                query: [usize; 4],
+            ) -> Result<CarriedState<'a, $device>> {
+                <FlashSm90 as CarriesState<$device, T>>::begin(&FlashSm90::AUTO, scope, query)
+            }
+        }
+    )*};
+}
+
+#[cfg(feature = "cuda")]
+flash_on!(super::Cuda);
+#[cfg(feature = "sim")]
+flash_on!(super::Simulated);

@@ -1,0 +1,207 @@
+//! What the GPU kernels ask of a device: their launchers, a stream to queue on, and errors with a name and a text.
+
+use core::ffi::{c_int, c_void};
+use core::ptr::NonNull;
+
+use attn_runtime::{Device, Error, Result};
+
+use super::abi::{self, Launch, Launchers};
+
+/// A device that runs the crate's GPU kernels: `Cuda`, or `Simulated` on the host.
+/// Sealed.
+pub trait Launches: Backend {}
+
+impl<D: Backend> Launches for D {}
+
+/// A queue of such a device: `CudaQueue` or `SimQueue`.
+pub trait GpuQueue: Clone + Send + Sync + 'static {
+    /// The device.
+    type Device: Launches<Queue = Self>;
+}
+
+/// What each of the devices does its own way.
+pub trait Backend: Device {
+    /// Calls `body` with the launchers and the queue's stream, the stream's context being the thread's current one.
+    ///
+    /// # Errors
+    /// If that context cannot be made current.
+    fn with_stream<R>(queue: &Self::Queue, body: impl FnOnce(&Launchers, *mut c_void) -> R) -> Result<R>;
+
+    /// The device of a queue, for messages: `cuda:0`.
+    fn label(queue: &Self::Queue) -> String;
+
+    /// What the kernels need and the queue's device lacks.
+    ///
+    /// # Errors
+    /// If it lacks something.
+    fn supports(queue: &Self::Queue, kernel: &'static str) -> Result<()>;
+
+    /// What the device has to say about a status, besides the status' own text.
+    fn report(_: &Self::Queue, _: c_int) -> Option<String> {
+        None
+    }
+
+    /// Copies bytes from the host to the device and waits for it.
+    ///
+    /// # Safety
+    /// `to` must be that many bytes of the device's memory, which nothing else touches meanwhile.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    unsafe fn upload(queue: &Self::Queue, from: &[u8], to: NonNull<u8>) -> Result<()>;
+
+    /// Waits for what is queued, and copies bytes from the device to the host.
+    ///
+    /// # Safety
+    /// `from` must be that many bytes of the device's memory, which nothing else writes meanwhile.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    unsafe fn download(queue: &Self::Queue, from: NonNull<u8>, to: &mut [u8]) -> Result<()>;
+}
+
+/// Queues one call.
+///
+/// # Safety
+/// What the call describes must be memory of the device, to be read or written as `abi.h` says until the queue has passed
+/// the call.
+pub(crate) unsafe fn launch<D: Launches, P>(
+    queue: &D::Queue,
+    name: &'static str,
+    launcher: impl FnOnce(&Launchers) -> Launch<P>,
+    call: &P,
+) -> Result<()> {
+    // SAFETY: the launchers have the signatures of `abi.h`; what they do with the memory is the caller's contract.
+    let queued = |launchers: &Launchers, stream| unsafe { launcher(launchers)(call, stream) };
+    queue_on::<D>(queue, name, queued)
+}
+
+/// Calls a launcher and turns its status into a result.
+pub(crate) fn queue_on<D: Launches>(
+    queue: &D::Queue,
+    name: &'static str,
+    body: impl FnOnce(&Launchers, *mut c_void) -> c_int,
+) -> Result<()> {
+    D::with_stream(queue, |launchers, stream| match body(launchers, stream) {
+        abi::OK => Ok(()),
+        status => Err(failed::<D>(queue, name, launchers, status)),
+    })?
+}
+
+/// Kept out of the way of launches that succeed.
+#[cold]
+fn failed<D: Launches>(
+    queue: &D::Queue,
+    launch: &'static str,
+    launchers: &Launchers,
+    status: c_int,
+) -> Error {
+    let (name, text) = launchers.describe(status);
+    let text = D::report(queue, status).unwrap_or(text);
+    Error::Device { device: D::label(queue), launch, name, text }
+}
+
+#[cfg(test)]
+mod tests {
+    use attn_runtime::device::StridedCopy;
+    use attn_runtime::device::cpu::CpuMemory;
+    use core::ffi::{CStr, c_char};
+
+    use super::*;
+
+    /// A device whose every launch ends with a status.
+    struct Broken;
+
+    unsafe extern "C" fn launch_of<P>(_: *const P, _: *mut c_void) -> c_int {
+        700
+    }
+
+    unsafe extern "C" fn copy(_: *const StridedCopy, _: usize, _: *mut c_void) -> c_int {
+        -1
+    }
+
+    unsafe extern "C" fn name(status: c_int) -> *const c_char {
+        text_of(status, c"cudaErrorIllegalAddress", c"ATTN_UNSUPPORTED")
+    }
+
+    unsafe extern "C" fn text(status: c_int) -> *const c_char {
+        text_of(status, c"an illegal memory access was encountered", c"no kernel")
+    }
+
+    fn text_of(status: c_int, of_runtime: &'static CStr, own: &'static CStr) -> *const c_char {
+        if status > 0 { of_runtime.as_ptr() } else { own.as_ptr() }
+    }
+
+    unsafe extern "C" fn sizes(_: *mut usize) {}
+
+    static LAUNCHERS: Launchers = Launchers {
+        flash_sm90: launch_of,
+        state_begin: launch_of,
+        state_finish: launch_of,
+        copy,
+        probe_wgmma: launch_of,
+        probe_tma: launch_of,
+        status_name: name,
+        status_text: text,
+        abi_sizes: sizes,
+    };
+
+    // SAFETY: as `CpuMemory` is for `Cpu`.
+    unsafe impl Device for Broken {
+        const NAME: &'static str = "broken";
+        type Queue = ();
+        type Memory = CpuMemory;
+
+        fn allocate((): &(), bytes: usize) -> Result<CpuMemory> {
+            CpuMemory::zeroed(bytes)
+        }
+
+        fn base(memory: &CpuMemory) -> NonNull<u8> {
+            memory.base()
+        }
+
+        unsafe fn copy((): &(), _: &[StridedCopy]) -> Result<()> {
+            Ok(())
+        }
+
+        fn synchronize((): &()) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Backend for Broken {
+        fn with_stream<R>((): &(), body: impl FnOnce(&Launchers, *mut c_void) -> R) -> Result<R> {
+            Ok(body(&LAUNCHERS, core::ptr::null_mut()))
+        }
+
+        fn label((): &()) -> String {
+            String::from("broken:3")
+        }
+
+        fn supports((): &(), _: &'static str) -> Result<()> {
+            Ok(())
+        }
+
+        unsafe fn upload((): &(), _: &[u8], _: NonNull<u8>) -> Result<()> {
+            Ok(())
+        }
+
+        unsafe fn download((): &(), _: NonNull<u8>, _: &mut [u8]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_status_becomes_an_error_with_name_text_launch_and_device() {
+        let call = 0_u8;
+        let launcher = |_: &Launchers| -> Launch<u8> { launch_of };
+        // SAFETY: the launcher looks at nothing.
+        let error = unsafe { launch::<Broken, _>(&(), "flash", launcher, &call) }.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cudaErrorIllegalAddress (an illegal memory access was encountered) reported by `flash` on broken:3"
+        );
+        let error = queue_on::<Broken>(&(), "copy", |_, _| -1).unwrap_err();
+        assert_eq!(error.to_string(), "ATTN_UNSUPPORTED (no kernel) reported by `copy` on broken:3");
+    }
+}

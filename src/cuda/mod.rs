@@ -1,0 +1,36 @@
+//! NVIDIA GPUs: the kernels of `kernels/` behind the traits of this crate.
+//!
+//! | feature | device | runs the kernels |
+//! |---|---|---|
+//! | `cuda` | `Cuda` | on a GPU of compute capability 9.0 (H100, H200), driver 580 or later |
+//! | `sim` | `Simulated` | on the host, thread by thread: for tests |
+//!
+//! [`Flash`](crate::Flash) computes on both, for elements [`half::bf16`] and [`half::f16`]; so do all strategies, over the
+//! communicator of threads. [`to_device`] and [`to_host`] move tensors. Memory that another library allocated is described
+//! by a [`View`](crate::View), or goes through [`raw`].
+
+mod abi;
+mod copy;
+#[cfg(feature = "cuda")]
+mod device;
+mod element;
+mod flash;
+mod launches;
+mod layout;
+#[doc(hidden)]
+pub mod probe;
+pub mod raw;
+#[cfg(feature = "sim")]
+mod sim;
+mod transfer;
+
+#[cfg(feature = "cuda")]
+pub use cudarc;
+#[cfg(feature = "cuda")]
+pub use device::{Cuda, CudaEvent, CudaGraph, CudaMemory, CudaQueue, DeviceInfo, devices, driver_version};
+pub use element::Half;
+pub use flash::{FlashForm, FlashSm90};
+pub use launches::{GpuQueue, Launches};
+#[cfg(feature = "sim")]
+pub use sim::{SimQueue, Simulated};
+pub use transfer::{to_device, to_host, upload};

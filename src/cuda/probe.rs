@@ -1,0 +1,91 @@
+//! Probes for the kernels' tests: one tile through the tensor cores or the copy engine, to be compared with the host.
+
+use attn_runtime::{Error, Result, View, ViewMut};
+
+use super::abi;
+use super::element::{Half, number};
+use super::launches::{Launches, launch};
+
+/// How the operands of a [`wgmma`] probe lie.
+#[derive(Clone, Copy, Debug)]
+pub struct WgmmaForm {
+    /// Bytes: 32, 64 or 128.
+    pub swizzle: usize,
+    /// The first operand comes from registers.
+    pub a_from_registers: bool,
+    /// The second operand is stored with columns contiguous, as the values of attention are.
+    pub b_mn_major: bool,
+}
+
+/// `d[64][n] = a[64][64] b[64][n]` by one warpgroup. All dense; a as `[1, 1, 64, 64]`, b as `[1, 1, 64, n]`, d likewise.
+///
+/// # Errors
+/// If the shapes do not fit, or the device reports an error.
+pub fn wgmma<D: Launches, T: Half>(
+    queue: &D::Queue,
+    form: WgmmaForm,
+    a: View<'_, T, D>,
+    b: View<'_, T, D>,
+    d: ViewMut<'_, f32, D>,
+) -> Result<()> {
+    let n = b.shape()[3];
+    dense("a", a.shape(), a.strides(), [1, 1, 64, 64])?;
+    dense("b", b.shape(), b.strides(), [1, 1, 64, n])?;
+    dense("d", d.shape(), d.strides(), [1, 1, 64, n])?;
+    let call = abi::ProbeWgmma {
+        a: a.base().as_ptr().cast_const().cast(),
+        b: b.base().as_ptr().cast_const().cast(),
+        d: d.base().as_ptr(),
+        n: small(n)?,
+        swizzle: small(form.swizzle)?,
+        element: number::<T>(),
+        a_from_registers: i32::from(form.a_from_registers),
+        b_mn_major: i32::from(form.b_mn_major),
+        reserved: 0,
+    };
+    // SAFETY: the views lend dense tensors of these shapes, the result exclusively.
+    unsafe { launch::<D, _>(queue, "probe_wgmma", |launchers| launchers.probe_wgmma, &call) }
+}
+
+/// Loads the box of `rows` x 64 elements from `row`, `slab` of `source`, a dense `[1, 1, seq, slabs * 64]`; writes shared
+/// memory as it stands to `image` (`[1, 1, rows, 64]`), and the tile to the same place of `copy`.
+///
+/// # Errors
+/// If the shapes do not fit, or the device reports an error.
+pub fn tma<D: Launches, T: Half>(
+    queue: &D::Queue,
+    [row, slab]: [usize; 2],
+    source: View<'_, T, D>,
+    copy: ViewMut<'_, T, D>,
+    image: ViewMut<'_, T, D>,
+) -> Result<()> {
+    let [_, _, seq, width] = source.shape();
+    let rows = image.shape()[2];
+    dense("source", source.shape(), source.strides(), [1, 1, seq, width / 64 * 64])?;
+    dense("copy", copy.shape(), copy.strides(), source.shape())?;
+    dense("image", image.shape(), image.strides(), [1, 1, rows, 64])?;
+    let call = abi::ProbeTma {
+        source: source.base().as_ptr().cast_const().cast(),
+        copy: copy.base().as_ptr().cast(),
+        image: image.base().as_ptr().cast(),
+        seq: small(seq)?,
+        slabs: small(width / 64)?,
+        rows: small(rows)?,
+        row: small(row)?,
+        slab: small(slab)?,
+        reserved: 0,
+    };
+    // SAFETY: the views lend dense tensors of these shapes, `copy` and `image` exclusively.
+    unsafe { launch::<D, _>(queue, "probe_tma", |launchers| launchers.probe_tma, &call) }
+}
+
+fn dense(tensor: &'static str, found: [usize; 4], strides: [usize; 4], expected: [usize; 4]) -> Result<()> {
+    if found == expected && strides == attn_runtime::tensor::contiguous_strides(expected) {
+        return Ok(());
+    }
+    Err(Error::Shape { tensor, found, expected: format!("{expected:?}, dense") })
+}
+
+fn small(number: usize) -> Result<i32> {
+    i32::try_from(number).map_err(|_| Error::Plan(format!("{number} is no size of a tile")))
+}

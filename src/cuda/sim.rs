@@ -1,0 +1,186 @@
+//! The GPU's kernels on the host, for tests: the same sources, built by a C++ compiler against a simulator.
+
+use core::error::Error as _;
+use core::ffi::{CStr, c_char, c_int, c_void};
+use core::ptr::NonNull;
+use std::ffi::OsString;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use attn_runtime::device::cpu::CpuMemory;
+use attn_runtime::device::{Device, StridedCopy};
+use attn_runtime::{Error, Result};
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+
+use super::abi::{self, Launchers};
+use super::copy;
+use super::launches::{Backend, GpuQueue};
+
+/// A simulated GPU of compute capability 9.0, for tests: it runs the kernels of `Cuda` thread by thread on
+/// the host, many thousand times slower, and reports races, deadlocks and reads of what was not yet written.
+///
+/// Its memory is the host's. A queue runs at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Simulated;
+
+impl Simulated {
+    /// Sets the seed of every queue made from now on: in which order the simulated threads run, and how long the copy
+    /// engine takes. Results must not depend on it.
+    pub fn seed(seed: u64) {
+        SEED.store(seed, Ordering::Relaxed);
+    }
+}
+
+/// The seed of queues that are given none.
+static SEED: AtomicU64 = AtomicU64::new(1);
+
+/// The queue of a simulated GPU: what is queued is done when the call returns.
+#[derive(Clone, Debug)]
+pub struct SimQueue {
+    simulator: &'static Simulator,
+    seed: u64,
+}
+
+impl SimQueue {
+    /// A queue on the simulated GPU.
+    ///
+    /// # Errors
+    /// If the simulator's library cannot be loaded.
+    pub fn new() -> Result<Self> {
+        Self::seeded(SEED.load(Ordering::Relaxed))
+    }
+
+    /// A queue with a seed of its own.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn seeded(seed: u64) -> Result<Self> {
+        static SIMULATOR: OnceLock<Result<Simulator>> = OnceLock::new();
+        let simulator = SIMULATOR.get_or_init(Simulator::load).as_ref().map_err(Clone::clone)?;
+        Ok(Self { simulator, seed })
+    }
+}
+
+impl GpuQueue for SimQueue {
+    type Device = Simulated;
+}
+
+/// The simulator's library. It stays loaded: its functions are called from here on.
+#[derive(Debug)]
+struct Simulator {
+    launchers: Launchers,
+    seed: unsafe extern "C" fn(u64),
+    report: unsafe extern "C" fn() -> *const c_char,
+}
+
+impl Simulator {
+    /// Loads the library that the build made, or the one that `ATTN_SIM_LIBRARY` names.
+    fn load() -> Result<Self> {
+        let asked = std::env::var_os("ATTN_SIM_LIBRARY").filter(|path| !path.is_empty());
+        let path = asked.unwrap_or_else(|| OsString::from(BUILT));
+        let unavailable = |why: String| Error::Unavailable {
+            what: "the simulator of the GPU kernels",
+            why,
+            cure: String::from(
+                "build with the feature `sim`, or let the environment variable ATTN_SIM_LIBRARY name libattn_sim.so",
+            ),
+        };
+        if path.is_empty() {
+            return Err(unavailable(String::from("this program was built without it")));
+        }
+        // SAFETY: the library is the one that this package's build script made, or one that the user vouches for; its
+        // initialisers are those of the C++ runtime.
+        let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
+        let library = library.map_err(|error| unavailable(told(&error)))?;
+        macro_rules! symbol {
+            ($name:literal) => {
+                // SAFETY: `abi.h` declares the symbol with the type of the field that it is put into.
+                *unsafe { library.get($name) }.map_err(|error| unavailable(told(&error)))?
+            };
+        }
+        let launchers = Launchers {
+            flash_sm90: symbol!("attn_flash_sm90"),
+            state_begin: symbol!("attn_state_begin"),
+            state_finish: symbol!("attn_state_finish"),
+            copy: symbol!("attn_copy"),
+            probe_wgmma: symbol!("attn_probe_wgmma"),
+            probe_tma: symbol!("attn_probe_tma"),
+            status_name: symbol!("attn_status_name"),
+            status_text: symbol!("attn_status_text"),
+            abi_sizes: symbol!("attn_abi_sizes"),
+        };
+        let (seed, report) = (symbol!("attn_sim_seed"), symbol!("attn_sim_report"));
+        // SAFETY: the functions are those of `abi.h`.
+        let launchers = unsafe { launchers.checked() }?;
+        // The functions must outlive every queue, and queues are never counted: the library stays.
+        core::mem::forget(library);
+        Ok(Self { launchers, seed, report })
+    }
+}
+
+/// What the loader says: the library or the symbol, and what is the matter with it.
+fn told(error: &libloading::Error) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
+}
+
+/// Where the build put the library; empty where there was no build of it. (`cargo test` and `cargo run` set the variable to
+/// the same; only a program that is started by itself can be given another library.)
+const BUILT: &str = env!("ATTN_SIM_LIBRARY");
+
+// SAFETY: `CpuMemory` is a heap block of the size asked for, zeroed, aligned to 64, and freed when dropped.
+unsafe impl Device for Simulated {
+    const NAME: &'static str = "simulated";
+    type Queue = SimQueue;
+    type Memory = CpuMemory;
+
+    fn allocate(_: &SimQueue, bytes: usize) -> Result<CpuMemory> {
+        CpuMemory::zeroed(bytes).map_err(|_| Error::OutOfMemory { device: Self::NAME, bytes })
+    }
+
+    fn base(memory: &CpuMemory) -> NonNull<u8> {
+        memory.base()
+    }
+
+    unsafe fn copy(queue: &SimQueue, copies: &[StridedCopy]) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { copy::batch::<Self>(queue, copies) }
+    }
+
+    fn synchronize(_: &SimQueue) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl Backend for Simulated {
+    fn with_stream<R>(queue: &SimQueue, body: impl FnOnce(&Launchers, *mut c_void) -> R) -> Result<R> {
+        // SAFETY: `abi.h` gives the function any seed.
+        unsafe { (queue.simulator.seed)(queue.seed) };
+        Ok(body(&queue.simulator.launchers, core::ptr::null_mut()))
+    }
+
+    fn label(_: &SimQueue) -> String {
+        String::from(Self::NAME)
+    }
+
+    fn supports(_: &SimQueue, _: &'static str) -> Result<()> {
+        Ok(())
+    }
+
+    fn report(queue: &SimQueue, status: c_int) -> Option<String> {
+        // SAFETY: by `abi.h` the report is a string that lives until this thread's next launch.
+        let report = unsafe { CStr::from_ptr((queue.simulator.report)()) };
+        (status == abi::SIM_FAULT).then(|| report.to_string_lossy().into_owned())
+    }
+
+    unsafe fn upload(_: &SimQueue, from: &[u8], to: NonNull<u8>) -> Result<()> {
+        // SAFETY: the caller's contract; the slice is borrowed and so does not overlap.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(_: &SimQueue, from: NonNull<u8>, to: &mut [u8]) -> Result<()> {
+        // SAFETY: as above.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+}

@@ -1,0 +1,154 @@
+//! What the GPU's kernels must do, wherever they run: `tests/sim.rs` runs it in the simulator, `tests/gpu.rs` on a GPU.
+
+#![allow(dead_code, unreachable_pub, reason = "one test program uses what another does not")]
+
+pub mod allocation;
+pub mod case;
+pub mod copy;
+pub mod flash;
+pub mod probes;
+pub mod refusals;
+pub mod rig;
+pub mod strategies;
+
+/// Makes a test of each named function of `module`, for a rig.
+macro_rules! each {
+    ($rig:ty, $module:ident: $($name:ident),* $(,)?) => {
+        mod $module {
+            use super::*;
+            $(
+                #[test]
+                fn $name() {
+                    crate::kernels::$module::$name::<$rig>();
+                }
+            )*
+        }
+    };
+}
+
+/// Makes a test of each named function of `strategies`, for a rig and both element types.
+macro_rules! each_strategy {
+    ($rig:ty: $($name:ident),* $(,)?) => {
+        mod strategies {
+            use super::*;
+            $(mod $name {
+                use super::*;
+
+                #[test]
+                fn in_bf16() {
+                    crate::kernels::strategies::$name::<$rig, half::bf16>();
+                }
+
+                #[test]
+                fn in_f16() {
+                    crate::kernels::strategies::$name::<$rig, half::f16>();
+                }
+            })*
+        }
+    };
+}
+
+/// Makes a test of each named function of `flash`, for one kernel in both element types.
+macro_rules! each_flash {
+    ($rig:ty, $kernel:ident, $head_dim:literal, $form:ident: $($name:ident),* $(,)?) => {
+        mod $kernel {
+            use super::*;
+            use crate::kernels::flash::Kernel;
+
+            const KERNEL: Kernel = Kernel { head_dim: $head_dim, form: attn::cuda::FlashForm::$form };
+
+            $(mod $name {
+                use super::*;
+
+                #[test]
+                fn in_bf16() {
+                    crate::kernels::flash::$name::<half::bf16, $rig>(KERNEL);
+                }
+
+                #[test]
+                fn in_f16() {
+                    crate::kernels::flash::$name::<half::f16, $rig>(KERNEL);
+                }
+            })*
+        }
+    };
+}
+
+/// Everything, for a rig.
+macro_rules! kernel_tests {
+    ($rig:ty) => {
+        kernel_tests!($rig, d64_simple, 64, Simple);
+        kernel_tests!($rig, d64_overlapped, 64, Overlapped);
+        kernel_tests!($rig, d128_simple, 128, Simple);
+        kernel_tests!($rig, d128_overlapped, 128, Overlapped);
+        kernel_tests!($rig, d256_simple, 256, Simple);
+        kernel_tests!($rig, d256_overlapped, 256, Overlapped);
+
+        each! { $rig, allocation: steady_calls_allocate_nothing }
+        each! { $rig, copy:
+            every_element_of_a_random_batch_arrives,
+            addresses_off_the_size_of_an_element_are_fine,
+            more_copies_than_one_launch_takes,
+            long_runs_are_cut_into_many_tiles,
+            an_empty_batch_does_nothing,
+            elements_of_twelve_bytes_are_refused,
+        }
+        each! { $rig, refusals:
+            a_call_in_order_is_taken,
+            head_dims_without_a_kernel,
+            shapes_that_disagree,
+            addresses_and_strides_off_16_bytes,
+            strides_that_the_copy_engine_has_no_room_for,
+            repeated_and_scattered_elements,
+            scales_that_are_not_above_zero,
+            a_state_of_another_shape,
+            foreign_memory,
+        }
+        each_strategy! { $rig:
+            two_and_four_ranks_are_one,
+            causal_masks_cross_ranks,
+            joint_tokens_are_attended_once,
+        }
+
+        mod probes {
+            use super::*;
+
+            #[test]
+            fn tensor_cores_multiply_bf16() {
+                crate::kernels::probes::tensor_cores_multiply::<half::bf16, $rig>();
+            }
+
+            #[test]
+            fn tensor_cores_multiply_f16() {
+                crate::kernels::probes::tensor_cores_multiply::<half::f16, $rig>();
+            }
+
+            #[test]
+            fn a_width_without_an_instruction_is_an_error() {
+                crate::kernels::probes::a_width_without_an_instruction_is_an_error::<$rig>();
+            }
+
+            #[test]
+            fn the_copy_engine_swizzles() {
+                crate::kernels::probes::the_copy_engine_swizzles_by_128_bytes::<half::bf16, $rig>();
+                crate::kernels::probes::the_copy_engine_swizzles_by_128_bytes::<half::f16, $rig>();
+            }
+        }
+    };
+    ($rig:ty, $kernel:ident, $head_dim:literal, $form:ident) => {
+        each_flash! { $rig, $kernel, $head_dim, $form:
+            lengths_round_the_borders_of_tiles,
+            bands_of_every_kind,
+            heads_share_keys,
+            padding_reaches_nobody,
+            any_layout_will_do,
+            hops_carry_the_state,
+            one_hop_is_one_call,
+            numbers_of_every_size,
+            products_of_minus_infinity_weigh_nothing,
+            a_nan_reaches_who_attends_it,
+            results_do_not_depend_on_the_order_of_threads,
+            heads_come_in_sections,
+        }
+    };
+}

@@ -1,0 +1,111 @@
+//! One tile through the tensor cores and the copy engine: whether they lay out memory as the kernels assume.
+
+use attn::Tensor;
+use attn::cuda::probe::{self, WgmmaForm};
+use attn::cuda::{self, Half};
+
+use crate::kernels::rig::{DeviceOf, Rig};
+use crate::support::Random;
+
+/// Widths of the product that the probe has: those of attention, and some besides.
+const WIDTHS: [usize; 8] = [64, 80, 96, 112, 128, 176, 192, 256];
+
+/// `a b` for every swizzle, order of axes and place of the operands; whole numbers, so that sums are exact.
+pub fn tensor_cores_multiply<T: Half, R: Rig>() {
+    for swizzle in [32, 64, 128] {
+        for n in WIDTHS {
+            for (a_from_registers, b_mn_major) in [(false, false), (true, false), (false, true), (true, true)]
+            {
+                // Attention has two of the four: a from memory by keys, a from registers by values.
+                let other = a_from_registers != b_mn_major && n != 64 && n != 128;
+                if other {
+                    continue;
+                }
+                product::<T, R>(WgmmaForm { swizzle, a_from_registers, b_mn_major }, n);
+            }
+        }
+    }
+}
+
+#[track_caller]
+fn product<T: Half, R: Rig>(form: WgmmaForm, n: usize) {
+    let Some(queue) = R::queue(n as u64) else { return };
+    let mut random = Random(n as u64 + form.swizzle as u64);
+    let mut whole = |shape: [usize; 4]| {
+        Tensor::<T>::from_fn(shape, |_| T::from_f32((random.next() % 17) as f32 - 8.0)).unwrap()
+    };
+    let (a, b) = (whole([1, 1, 64, 64]), whole([1, 1, 64, n]));
+    let (on_a, on_b) = (cuda::to_device(&queue, &a).unwrap(), cuda::to_device(&queue, &b).unwrap());
+    let nan = Tensor::<f32>::from_fn([1, 1, 64, n], |_| f32::NAN).unwrap();
+    let mut d = cuda::to_device(&queue, &nan).unwrap();
+    probe::wgmma(&queue, form, on_a.view(), on_b.view(), d.view_mut())
+        .unwrap_or_else(|error| panic!("{form:?}, n = {n}: {error}"));
+    let d = cuda::to_host::<f32, DeviceOf<R>>(&queue, &d).unwrap();
+    for i in 0..64 {
+        for j in 0..n {
+            let right: f32 = (0..64)
+                .map(|k| a.view().at([0, 0, i, k]).to_f32() * b.view().at([0, 0, k, j]).to_f32())
+                .sum();
+            let found = d.view().at([0, 0, i, j]);
+            assert!(found == right, "{form:?}, n = {n}: d[{i}][{j}] is {found}, expected {right}");
+        }
+    }
+}
+
+/// What the copy engine makes of a box: chunks of 16 bytes change places within a row by the row's number, rows beyond the
+/// tensor are zeros, and nothing is stored there.
+pub fn the_copy_engine_swizzles_by_128_bytes<T: Half, R: Rig>() {
+    for (seq, slabs, rows, row, slab) in [
+        (64, 1, 64, 0, 0),
+        (200, 2, 64, 128, 1),
+        (200, 4, 80, 160, 3),
+        (5, 1, 64, 0, 0),
+        (300, 2, 176, 100, 0),
+        (300, 1, 192, 200, 0),
+    ] {
+        let Some(queue) = R::queue(seq as u64) else { return };
+        let shape = [1, 1, seq, slabs * 64];
+        // Values that T holds exactly, unlike within a box as far as may be.
+        let value = |r: usize, c: usize| T::from_f32(((r * 31 + c * 7) % 251) as f32 + 1.0);
+        let source = Tensor::<T>::from_fn(shape, |[_, _, r, c]| value(r, c)).unwrap();
+        let before = Tensor::<T>::from_fn(shape, |_| T::from_f32(-1.0)).unwrap();
+        let empty = Tensor::<T>::from_fn([1, 1, rows, 64], |_| T::from_f32(-2.0)).unwrap();
+        let on = cuda::to_device(&queue, &source).unwrap();
+        let (mut copy, mut image) =
+            (cuda::to_device(&queue, &before).unwrap(), cuda::to_device(&queue, &empty).unwrap());
+        probe::tma(&queue, [row, slab], on.view(), copy.view_mut(), image.view_mut()).unwrap();
+        let (copy, image) = (
+            cuda::to_host::<T, DeviceOf<R>>(&queue, &copy).unwrap(),
+            cuda::to_host::<T, DeviceOf<R>>(&queue, &image).unwrap(),
+        );
+        for r in 0..rows {
+            for c in 0..64 {
+                let (chunk, within) = ((c / 8) ^ (r % 8), c % 8);
+                let right = match row + r < seq {
+                    true => value(row + r, slab * 64 + c),
+                    false => T::from_f32(0.0),
+                };
+                let found = image.view().at([0, 0, r, chunk * 8 + within]);
+                assert_eq!(found, right, "row {r}, column {c} of {rows} rows from {row} of {seq}");
+            }
+        }
+        for r in 0..seq {
+            for c in 0..slabs * 64 {
+                let inside = (row..row + rows).contains(&r) && c / 64 == slab;
+                let right = if inside { value(r, c) } else { T::from_f32(-1.0) };
+                assert_eq!(copy.view().at([0, 0, r, c]), right, "copy of row {r}, column {c}");
+            }
+        }
+    }
+}
+
+/// A launcher's refusal arrives with its name, its text and the device.
+pub fn a_width_without_an_instruction_is_an_error<R: Rig>() {
+    let Some(queue) = R::queue(0) else { return };
+    let tensor = |n: usize| Tensor::<half::bf16, DeviceOf<R>>::zeros(&queue, [1, 1, 64, n]).unwrap();
+    let (a, b) = (tensor(64), tensor(12));
+    let mut d = Tensor::<f32, DeviceOf<R>>::zeros(&queue, [1, 1, 64, 12]).unwrap();
+    let form = WgmmaForm { swizzle: 128, a_from_registers: false, b_mn_major: false };
+    let said = probe::wgmma(&queue, form, a.view(), b.view(), d.view_mut()).unwrap_err().to_string();
+    assert!(said.contains("ATTN_UNSUPPORTED (") && said.contains("reported by `probe_wgmma` on "), "{said}");
+}

@@ -1,8 +1,10 @@
 //! The program `attn`, run as its users run it.
 
 mod bad_input;
+mod bench;
 mod dense;
 mod files;
+mod gpu;
 mod other;
 mod tensors;
 

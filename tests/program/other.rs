@@ -21,7 +21,8 @@ fn doctor_speaks_json() {
     assert_eq!(report["version"], env!("CARGO_PKG_VERSION"));
     assert!(report["cores"].as_u64() >= Some(1));
     let checks = report["checks"].as_array().unwrap();
-    assert!(checks.len() == 5 && checks.iter().all(|check| check["ok"] == true), "{report}");
+    // A GPU adds some.
+    assert!(checks.len() >= 5 && checks.iter().all(|check| check["ok"] == true), "{report}");
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(crate) enum Failure {
     Usage(String),
     /// Tensors, or what is asked for them, do not fit.
     Input(String),
-    /// The system refused: a file, memory, a thread.
+    /// The system refused: a file, memory, a thread, a GPU.
     System(String),
     /// A mistake in this program.
     Internal(String),
@@ -63,12 +63,16 @@ impl From<attn::Error> for Failure {
         use attn::Error;
         let message = error.to_string();
         match error {
-            Error::OutOfMemory { .. } | Error::Thread(_) => Self::System(message),
+            Error::OutOfMemory { .. }
+            | Error::Thread(_)
+            | Error::Device { .. }
+            | Error::Unavailable { .. } => Self::System(message),
             Error::RankPanicked { .. }
             | Error::RankLeft { .. }
             | Error::RanksDisagree { .. }
             | Error::Deadline { .. }
             | Error::Reentrant
+            | Error::Capturing { .. }
             | Error::Plan(_) => Self::Internal(message),
             _ => Self::Input(message),
         }

@@ -1,18 +1,21 @@
 //! The program `attn`: sequence-parallel attention on a bundled model or on tensors from a file.
 
+mod bench;
 mod cli;
 mod digits;
 mod doctor;
 mod failure;
 mod files;
+mod machine;
 mod output;
 mod pipelines;
 mod plan;
+mod random;
 mod report;
 
 use std::process::ExitCode;
 
-use crate::cli::Command;
+use crate::cli::{Command, DeviceName};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
@@ -24,10 +27,11 @@ fn main() -> ExitCode {
 
 fn execute(command: Command) -> Result<(), Failure> {
     match command {
+        Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(args),
-        Command::Run(args) => match args.input.clone() {
-            Some(input) => files::run(&args, &input),
-            None => digits::run(&args),
+        Command::Run(args) => match (&args.input, args.device) {
+            (None, DeviceName::Cpu) => digits::run(&args),
+            _ => files::run(&args),
         },
     }
 }

@@ -8,7 +8,7 @@ use attn::{DType, Phases, Traffic};
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
 
-use crate::cli::Backend;
+use crate::cli::{Backend, DeviceName};
 use crate::failure::Failure;
 use crate::plan::Run;
 
@@ -63,6 +63,7 @@ pub(crate) struct Row {
 /// All that a command has to say.
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
+    pub(crate) device: DeviceName,
     pub(crate) backend: Backend,
     pub(crate) dtype: DType,
     pub(crate) comparisons: &'a [Comparison],
@@ -97,10 +98,10 @@ impl Report<'_> {
             table.add_row(cells);
         }
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-        let (backend, dtype) = (self.backend.name(), self.dtype);
+        let (device, backend, dtype) = (self.device.name(), self.backend.name(), self.dtype);
         let written = self.written.map(|(what, name)| format!("{what}: {}\n", name.display()));
         format!(
-            "kernel {backend}, elements {dtype}\n{table}\n\
+            "device {device}, kernel {backend}, elements {dtype}\n{table}\n\
              pre, kernel, post: parts of attention, each by its slowest rank; total: the whole run, by the wall clock\n\
              moved: bytes that the busiest rank took from others\n{}",
             written.unwrap_or_default()
@@ -122,6 +123,7 @@ impl Report<'_> {
         let mut value = json!({
             "strategy": run.strategy.name(),
             "ranks": run.ranks,
+            "device": self.device.name(),
             "backend": self.backend.name(),
             "dtype": self.dtype.to_string(),
             "seconds": timing.wall.as_secs_f64(),
@@ -151,9 +153,12 @@ pub(crate) fn print(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// `12.3 ms`.
 fn duration(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
+    time(duration.as_secs_f64())
+}
+
+/// `12.3 ms`.
+pub(crate) fn time(seconds: f64) -> String {
     match seconds {
         1.0.. => format!("{seconds:.2} s"),
         1e-3.. => format!("{:.1} ms", seconds * 1e3),

@@ -15,7 +15,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use safetensors::{Dtype, SafeTensors};
 
 use self::dit::{CHANNELS, Dit, HEADS, JointAttention, Place, STEPS, TEXT, TOKENS};
-use crate::cli::{Backend, MaskName, RunArgs, Strategy, TypeName};
+use crate::cli::{Backend, DeviceName, MaskName, RunArgs, Strategy, TypeName};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plan::{self, Run};
@@ -59,6 +59,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let rows: Vec<Row> = runs.iter().zip(&samples).map(row).collect();
     let worst = rows.iter().flat_map(|row| &row.errors).flatten().copied().fold(0.0, f64::max);
     Report {
+        device: DeviceName::Cpu,
         backend: args.backend,
         dtype: DType::F32,
         comparisons: &COMPARISONS,

@@ -16,7 +16,7 @@ pub(super) struct Difference {
 impl<T: Element> Results<T> {
     /// How far these are from others, over all outputs. Where both are not a number they do not differ; where one
     /// is, the difference is infinite.
-    pub(super) fn difference(&self, from: &Self) -> Difference {
+    pub(super) fn difference<U: Element>(&self, from: &Results<U>) -> Difference {
         let (mut square, mut whole, mut largest) = (0.0_f64, 0.0_f64, 0.0_f64);
         for (a, b) in self.elements().zip(from.elements()) {
             if a == b || a.is_nan() && b.is_nan() {

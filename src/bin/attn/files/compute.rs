@@ -1,7 +1,7 @@
 //! One run: every rank its shard, and the shards put together.
 
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use attn::prelude::*;
 use attn::tensor::contiguous_strides;
@@ -9,11 +9,9 @@ use attn::{TensorLayout, ThreadComm};
 
 use super::input::Inputs;
 use crate::failure::Failure;
+use crate::machine::{Machine, world};
 use crate::plan::Run;
 use crate::report::{Measured, Timing};
-
-/// How long a collective waits for the slowest rank: long, for ranks may share few cores.
-const DEADLINE: Duration = Duration::from_secs(3600);
 
 /// What is the same for all runs.
 pub(super) struct Settings {
@@ -44,7 +42,7 @@ pub(super) struct Results<T> {
 /// What a rank computed: the joint tokens' positions and its own.
 struct Shard<T> {
     out: Tensor<T>,
-    lse: Vec<f32>,
+    lse: Tensor<f32>,
     measured: Measured,
 }
 
@@ -52,20 +50,18 @@ struct Shard<T> {
 ///
 /// # Errors
 /// If a rank fails.
-pub(super) fn run<A, T>(
+pub(super) fn run<A, D, T>(
     attention: &A,
     run: Run,
-    inputs: &Inputs<T>,
+    inputs: &Inputs<T, D>,
     settings: &Settings,
 ) -> Result<(Results<T>, Timing), Failure>
 where
-    A: ParallelAttention<ThreadComm<Cpu>, T> + Sync,
+    A: ParallelAttention<ThreadComm<D>, T> + Sync,
+    D: Machine,
     T: Element,
 {
-    let mut world = World::threads(run.ranks).deadline(DEADLINE);
-    if let Some(threads) = settings.threads {
-        world = world.threads_per_rank(threads);
-    }
+    let world = world::<D>(D::queues(run.ranks, settings.threads)?);
     let config = ParallelConfig::strategy(run.strategy.name());
     let start = Instant::now();
     let shards =
@@ -93,15 +89,16 @@ where
 }
 
 /// One rank's part.
-fn shard<A, T>(
+fn shard<A, D, T>(
     attention: &A,
-    comm: ThreadComm<Cpu>,
+    comm: ThreadComm<D>,
     config: &ParallelConfig,
-    inputs: &Inputs<T>,
+    inputs: &Inputs<T, D>,
     settings: &Settings,
 ) -> attn::Result<Shard<T>>
 where
-    A: ParallelAttention<ThreadComm<Cpu>, T>,
+    A: ParallelAttention<ThreadComm<D>, T>,
+    D: Machine,
     T: Element,
 {
     let (rank, ranks) = (comm.rank(), comm.size());
@@ -113,7 +110,7 @@ where
         None => AttentionMetadata::default(),
         Some([query, key, value]) => {
             let side = settings.joint.unwrap_or_default();
-            AttentionMetadata::joint(query.view()?, key.view()?, value.view()?, side)
+            AttentionMetadata::joint(query.view(), key.view(), value.view(), side)
         }
     };
     metadata.mask = Some(settings.mask);
@@ -121,15 +118,16 @@ where
 
     let [batch, tokens, heads, head_dim] = query.shape();
     let rows = metadata.joint_query.map_or(0, |joint| joint.shape()[1]) + tokens;
-    let mut out = Tensor::zeros(session.queue(), [batch, rows, heads, head_dim])?;
-    let mut lse = vec![0.0; if settings.lse { batch * heads * rows } else { 0 }];
+    let queue = session.queue().clone();
+    let mut out = Tensor::zeros(&queue, [batch, rows, heads, head_dim])?;
+    let mut lse = Tensor::zeros(&queue, [if settings.lse { batch } else { 0 }, heads, rows, 1])?;
     let mut outputs = Outputs::from(&mut out);
     if settings.lse {
-        outputs = outputs.with_lse(LseMut::new(&mut lse, [batch, heads, rows])?);
+        outputs = outputs.with_lse(LseMut::from_view(lse.view_mut())?);
     }
     attention.attend_into(&mut session, query, key, value, &metadata, outputs)?;
     let measured = Measured { phases: session.phases(), traffic: session.traffic() };
-    Ok(Shard { out, lse, measured })
+    Ok(Shard { out: D::download(&queue, out)?, lse: D::download(&queue, lse)?, measured })
 }
 
 impl<T: Element> Rows<T> {
@@ -152,7 +150,8 @@ impl<T: Element> Rows<T> {
                     let start = b * strides[0] + to * strides[1] + h * strides[2];
                     self.out[start..][..head_dim].copy_from_slice(source);
                     if !self.lse.is_empty() {
-                        self.lse[(b * heads + h) * seq + to] = shard.lse[(b * heads + h) * rows + from];
+                        self.lse[(b * heads + h) * seq + to] =
+                            shard.lse.as_slice()[(b * heads + h) * rows + from];
                     }
                 }
             }

@@ -4,14 +4,16 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use attn::{DType, Element, TensorLayout, View};
+use attn::{Cpu, DType, Element, Tensor, TensorLayout, View};
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::compute::Settings;
 use crate::failure::Failure;
+use crate::machine::Machine;
 use crate::plan::{self, Run};
+use crate::random::positions;
 
 const JOINT: [&str; 3] = ["joint_q", "joint_k", "joint_v"];
 
@@ -167,7 +169,8 @@ impl<'a> Source<'a> {
                 "tensor `{name}` has shape {shape:?}: an axis of length 0 leaves nothing to attend"
             )));
         }
-        Ok(Loaded { name, elements: decode(stored.dtype(), stored.data()), shape, layout })
+        let tensor = Tensor::from_slice(&decode(stored.dtype(), stored.data()), shape)?;
+        Ok(Loaded { name, tensor, layout })
     }
 }
 
@@ -182,35 +185,36 @@ fn decode<T: Element>(dtype: Dtype, data: &[u8]) -> Vec<T> {
     }
 }
 
-/// A tensor of a file.
-pub(super) struct Loaded<T> {
+/// A tensor of a file, on a device.
+pub(super) struct Loaded<T, D: Machine = Cpu> {
     name: &'static str,
-    elements: Vec<T>,
     /// As stored.
-    shape: [usize; 4],
+    tensor: Tensor<T, D>,
     layout: TensorLayout,
 }
 
-impl<T: Element> Loaded<T> {
+impl<T: Element, D: Machine> Loaded<T, D> {
     /// `[batch, seq, heads, head_dim]`.
     pub(super) const fn shape(&self) -> [usize; 4] {
-        self.layout.permute(self.shape)
+        self.layout.permute(self.tensor.shape())
     }
 
     /// The whole tensor, axes in that order.
-    pub(super) fn view(&self) -> attn::Result<View<'_, T>> {
-        Ok(View::new(&self.elements, self.shape)?.permuted(self.layout))
+    pub(super) fn view(&self) -> View<'_, T, D> {
+        self.tensor.view().permuted(self.layout)
     }
 
     /// A rank's positions.
-    pub(super) fn shard(&self, rank: usize, ranks: usize) -> attn::Result<View<'_, T>> {
+    pub(super) fn shard(&self, rank: usize, ranks: usize) -> attn::Result<View<'_, T, D>> {
         let positions = self.shape()[1] / ranks;
-        self.view()?.narrow(1, rank * positions, positions)
+        self.view().narrow(1, rank * positions, positions)
     }
+}
 
+impl<T: Element> Loaded<T> {
     fn expect(&self, expected: [usize; 4], what: &str) -> Result<(), Failure> {
         if self.shape() != expected {
-            let (name, found, layout) = (self.name, self.shape, self.layout);
+            let (name, found, layout) = (self.name, self.tensor.shape(), self.layout);
             let expected = layout.permute(expected);
             return Err(Failure::Input(format!(
                 "tensor `{name}` has shape {found:?}, expected {expected:?} ({what}; axes are {layout})"
@@ -218,18 +222,61 @@ impl<T: Element> Loaded<T> {
         }
         Ok(())
     }
+
+    fn cast<U: Element>(&self) -> attn::Result<Loaded<U>> {
+        Ok(Loaded { name: self.name, tensor: self.tensor.cast()?, layout: self.layout })
+    }
+
+    fn upload<D: Machine>(self, queue: &D::Queue) -> attn::Result<Loaded<T, D>> {
+        Ok(Loaded { name: self.name, tensor: D::upload(queue, self.tensor)?, layout: self.layout })
+    }
 }
 
 /// All tensors of a call.
-pub(super) struct Inputs<T> {
-    pub(super) q: Loaded<T>,
-    pub(super) k: Loaded<T>,
-    pub(super) v: Loaded<T>,
+pub(super) struct Inputs<T, D: Machine = Cpu> {
+    pub(super) q: Loaded<T, D>,
+    pub(super) k: Loaded<T, D>,
+    pub(super) v: Loaded<T, D>,
     /// Queries, keys and values.
-    pub(super) joint: Option<[Loaded<T>; 3]>,
+    pub(super) joint: Option<[Loaded<T, D>; 3]>,
 }
 
 impl<T: Element> Inputs<T> {
+    /// Tensors that look random.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub(super) fn random(shape: [usize; 4]) -> attn::Result<Self> {
+        let random = |name, stream| -> attn::Result<Loaded<T>> {
+            Ok(Loaded { name, tensor: positions(stream, shape, 0, shape[1])?, layout: TensorLayout::Bshd })
+        };
+        Ok(Self { q: random("q", 1)?, k: random("k", 2)?, v: random("v", 3)?, joint: None })
+    }
+
+    /// The same as elements of another type.
+    ///
+    /// # Errors
+    /// If the memory cannot be had.
+    pub(super) fn cast<U: Element>(&self) -> attn::Result<Inputs<U>> {
+        let joint = match &self.joint {
+            None => None,
+            Some([q, k, v]) => Some([q.cast()?, k.cast()?, v.cast()?]),
+        };
+        Ok(Inputs { q: self.q.cast()?, k: self.k.cast()?, v: self.v.cast()?, joint })
+    }
+
+    /// The same on a device.
+    ///
+    /// # Errors
+    /// If the memory cannot be had, or the device reports an error.
+    pub(super) fn upload<D: Machine>(self, queue: &D::Queue) -> attn::Result<Inputs<T, D>> {
+        let joint = match self.joint {
+            None => None,
+            Some([q, k, v]) => Some([q.upload(queue)?, k.upload(queue)?, v.upload(queue)?]),
+        };
+        Ok(Inputs { q: self.q.upload(queue)?, k: self.k.upload(queue)?, v: self.v.upload(queue)?, joint })
+    }
+
     /// Checks that a run can share them among its ranks.
     ///
     /// # Errors

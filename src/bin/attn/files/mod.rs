@@ -1,163 +1,222 @@
-//! Attention on tensors from a safetensors file.
+//! Attention on tensors from a safetensors file, or on made-up ones.
 
 mod compare;
 mod compute;
 mod input;
+mod job;
 mod write;
 
-use std::path::Path;
-
+#[cfg(feature = "cuda")]
+use attn::cuda::Cuda;
 use attn::prelude::*;
-use attn::{DType, TensorLayout, ThreadComm};
+use attn::{DType, ThreadComm};
 use half::{bf16, f16};
 
-use self::compute::Settings;
+use self::compute::{Results, Settings};
 use self::input::{Inputs, Source};
-use crate::cli::{Backend, RunArgs, Strategy};
+use self::job::Job;
+use crate::cli::{Backend, DeviceName, RunArgs};
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::machine::{self, Machine};
 use crate::pipelines::{FlashAttention, SdpaAttention};
-use crate::plan::{self, Run};
+use crate::plan::Run;
 use crate::report::{Comparison, Report, Row};
 
-const COMPARISONS: [Comparison; 2] = [
+/// Against one rank on the same device, and against the host.
+static COMPARISONS: [Comparison; 3] = [
     Comparison { title: "rel. error", key: "relative_error_one_rank" },
     Comparison { title: "diff one rank", key: "max_diff_one_rank" },
+    Comparison { title: "rel. error cpu f32", key: "relative_error_cpu_f32" },
 ];
 
-/// Runs attention on a file.
+/// The tensors that are made up.
+const MADE_UP: [usize; 4] = [1, 2048, 8, 128];
+
+/// Runs attention on a file, or without one on tensors that look random.
 ///
 /// # Errors
-/// If the file cannot be read or its tensors do not fit, the output cannot be written, or strategies disagree.
-pub(crate) fn run(args: &RunArgs, input: &Path) -> Result<(), Failure> {
-    let job = Job::new(args, input)?;
+/// If the file cannot be read or its tensors do not fit, the device is not there, the output cannot be written, or
+/// results differ.
+pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
+    machine::check(args.device, args.backend, args.threads)?;
+    let job = Job::new(args)?;
+    let Some(input) = &args.input else {
+        return job.on_device(DType::BF16, &Tensors::MadeUp);
+    };
     let bytes = input::read(input)?;
     let source = Source::parse(input, &bytes)?;
-    match args.dtype.map_or_else(|| source.dtype(), |name| Ok(name.into()))? {
-        DType::F32 => job.of_type::<f32>(&source),
-        DType::F16 => job.of_type::<f16>(&source),
-        DType::BF16 => job.of_type::<bf16>(&source),
-        other => Err(Failure::Internal(format!("elements of type {other} are not provided for"))),
+    // A file of another type is no reason to stop if the type to compute in is given.
+    let dtype = if args.dtype.is_none() { source.dtype()? } else { DType::F32 };
+    job.on_device(dtype, &Tensors::Stored(source))
+}
+
+/// Where tensors come from.
+enum Tensors<'a> {
+    Stored(Source<'a>),
+    MadeUp,
+}
+
+impl Tensors<'_> {
+    fn load<T: Element>(&self, settings: &Settings) -> Result<Inputs<T>, Failure> {
+        match self {
+            Self::Stored(source) => source.load(settings),
+            Self::MadeUp => Ok(Inputs::random(MADE_UP)?),
+        }
     }
 }
 
-/// What the command line asks for.
-struct Job<'a> {
-    args: &'a RunArgs,
-    runs: Vec<Run>,
-    settings: Settings,
-    output: Option<Output>,
-}
-
-impl<'a> Job<'a> {
-    fn new(args: &'a RunArgs, input: &Path) -> Result<Self, Failure> {
-        let strategies: &[Strategy] =
-            if args.strategy.is_empty() { &[Strategy::None] } else { &args.strategy };
-        let ranks: &[usize] = if args.ranks.is_empty() { &[1] } else { &args.ranks };
-        let runs = plan::runs(strategies, ranks)?;
-        plan::check_threads(&runs, args.threads)?;
-        if args.output.is_some() && runs.len() != 1 {
-            return Err(Failure::Usage(format!(
-                "`--output` takes the result of one run, and this asks for {}: give one strategy and one number of \
-                 ranks, or leave it out to compare them",
-                runs.len()
-            )));
+impl Job<'_> {
+    /// Computes in the type asked for, or else in the tensors' own.
+    fn on_device(&self, own: DType, tensors: &Tensors<'_>) -> Result<(), Failure> {
+        let dtype = self.args.dtype.map_or(own, DType::from);
+        match (self.args.device, dtype) {
+            (DeviceName::Cpu, DType::F32) => self.on_cpu::<f32>(tensors.load(&self.settings)?),
+            (DeviceName::Cpu, DType::F16) => self.on_cpu::<f16>(tensors.load(&self.settings)?),
+            (DeviceName::Cpu, DType::BF16) => self.on_cpu::<bf16>(tensors.load(&self.settings)?),
+            #[cfg(feature = "cuda")]
+            (DeviceName::Cuda, DType::F16) => self.on_cuda::<f16>(tensors.load(&self.settings)?),
+            #[cfg(feature = "cuda")]
+            (DeviceName::Cuda, DType::BF16) => self.on_cuda::<bf16>(tensors.load(&self.settings)?),
+            (DeviceName::Cuda, DType::F32) => Err(machine::no_f32_on_cuda()),
+            (_, other) => Err(Failure::Internal(format!("elements of type {other} are not provided for"))),
         }
-        if args.lse && args.output.is_none() {
-            return Err(Failure::Usage(String::from(
-                "`--lse` is written to the file that `--output` names: name one",
-            )));
-        }
-        let (scatter, gather) = (args.scatter.unwrap_or(2), args.gather.unwrap_or(1));
-        let layout = TensorLayout::from_axes(scatter, gather).ok_or_else(|| {
-            let known: Vec<String> = TensorLayout::ALL
-                .iter()
-                .map(|layout| (layout.axes(), layout))
-                .map(|((scatter, gather), layout)| format!("{scatter} and {gather} ({layout})"))
-                .collect();
-            Failure::Usage(format!(
-                "`--scatter {scatter} --gather {gather}` names no layout: expected {}",
-                known.join(", ")
-            ))
-        })?;
-        let mask = args.mask.map_or(Mask::None, Mask::from);
-        let joint = args.joint.map(JointStrategy::from);
-        if joint.is_some() && mask != Mask::None {
-            return Err(attn::Error::JointMask { mask: mask.name() }.into());
-        }
-        // Whether the input is there is worth knowing first: its absence is the more frequent mistake.
-        input::check(input)?;
-        let output = args.output.as_deref().map(Output::prepare).transpose()?;
-        let settings =
-            Settings { layout, mask, joint, scale: args.scale, lse: args.lse, threads: args.threads };
-        Ok(Self { args, runs, settings, output })
     }
 
-    /// Goes on with elements of one type.
-    fn of_type<T: Element>(&self, source: &Source<'_>) -> Result<(), Failure>
+    fn on_cpu<T: Element>(&self, inputs: Inputs<T>) -> Result<(), Failure>
     where
         FlashAttention: ParallelAttention<ThreadComm<Cpu>, T>,
         SdpaAttention: ParallelAttention<ThreadComm<Cpu>, T>,
     {
-        let inputs = source.load::<T>(&self.settings)?;
-        for run in &self.runs {
-            inputs.check_split(*run)?;
-        }
         match self.args.backend {
-            Backend::Flash => self.all_runs(&FlashAttention, &inputs),
-            Backend::Sdpa => self.all_runs(&SdpaAttention, &inputs),
+            Backend::Flash => self.all_runs::<_, Cpu, T>(&FlashAttention, inputs),
+            Backend::Sdpa => self.all_runs::<_, Cpu, T>(&SdpaAttention, inputs),
         }
     }
 
-    /// Computes all runs, writes and reports.
-    fn all_runs<A, T>(&self, attention: &A, inputs: &Inputs<T>) -> Result<(), Failure>
+    #[cfg(feature = "cuda")]
+    fn on_cuda<T: Element>(&self, inputs: Inputs<T>) -> Result<(), Failure>
     where
-        A: ParallelAttention<ThreadComm<Cpu>, T> + Sync,
+        FlashAttention: ParallelAttention<ThreadComm<Cuda>, T>,
+    {
+        self.all_runs::<_, Cuda, T>(&FlashAttention, inputs)
+    }
+
+    /// Computes all runs, writes and reports.
+    fn all_runs<A, D, T>(&self, attention: &A, inputs: Inputs<T>) -> Result<(), Failure>
+    where
+        A: ParallelAttention<ThreadComm<D>, T> + Sync,
+        D: Machine,
         T: Element,
     {
-        let compute = |run: Run| compute::run(attention, run, inputs, &self.settings);
-        let alone = self.runs.iter().all(|run| *run == Run::ONE_RANK);
-        let baseline = (!alone && !self.args.no_check).then(|| compute(Run::ONE_RANK)).transpose()?;
-        let mut rows = Vec::with_capacity(self.runs.len());
-        let (mut worst, mut last) = (0.0_f64, None);
-        for &run in &self.runs {
-            let (results, timing) = compute(run)?;
-            let difference = baseline.as_ref().map(|(alone, _)| results.difference(alone));
-            worst = difference.map_or(worst, |difference| worst.max(difference.relative));
-            let errors = vec![difference.map(|d| d.relative), difference.map(|d| d.largest)];
-            rows.push(Row { run, timing, errors });
-            last = Some(results);
-        }
-        let output = self.output.as_ref().filter(|_| worst <= tolerance(T::DTYPE));
+        let Computed { rows, errors, last } = self.compute::<A, D, T>(attention, inputs)?;
+        let bound = tolerance(T::DTYPE);
+        let output = self.output.as_ref().filter(|_| errors.iter().all(|error| *error <= bound));
         if let (Some(output), Some(results)) = (output, &last) {
             output.write(|file| write::results(file, results, &self.settings))?;
         }
         Report {
+            device: D::CALLED,
             backend: self.args.backend,
             dtype: T::DTYPE,
-            comparisons: &COMPARISONS,
+            comparisons: comparisons(D::CALLED),
             rows,
             written: output.map(|output| ("output", output.name())),
         }
         .print(self.args.json)?;
-        if worst > tolerance(T::DTYPE) {
-            return Err(Failure::Tolerance(format!(
-                "the relative error against one rank is {worst:.1e}, more than the {:.0e} that rounding may explain \
-                 in {}; nothing was written",
-                tolerance(T::DTYPE),
-                T::DTYPE
-            )));
+        for (error, other) in errors.into_iter().zip(["one rank", "the host's kernel in f32"]) {
+            if error > bound {
+                return Err(Failure::Tolerance(format!(
+                    "the relative error against {other} is {error:.1e}, more than the {bound:.0e} that rounding may \
+                     explain in {}; nothing was written",
+                    T::DTYPE
+                )));
+            }
         }
         Ok(())
     }
+
+    /// Computes all runs, and what they are compared with.
+    fn compute<A, D, T>(&self, attention: &A, inputs: Inputs<T>) -> Result<Computed<T>, Failure>
+    where
+        A: ParallelAttention<ThreadComm<D>, T> + Sync,
+        D: Machine,
+        T: Element,
+    {
+        for run in &self.runs {
+            inputs.check_split(*run)?;
+        }
+        // Whether the device is there is worth knowing before the host has computed anything.
+        let queue = D::queue()?;
+        let (check, elsewhere) = (!self.args.no_check, D::CALLED != DeviceName::Cpu);
+        let on_host = || compute::run(&FlashAttention, Run::ONE_RANK, &inputs.cast::<f32>()?, &self.settings);
+        let host = (check && elsewhere).then(on_host).transpose()?;
+        let inputs = inputs.upload::<D>(&queue)?;
+        let compute = |run: Run| compute::run::<A, D, T>(attention, run, &inputs, &self.settings);
+        let alone = self.runs.iter().all(|run| *run == Run::ONE_RANK);
+        let baseline = (check && !alone).then(|| compute(Run::ONE_RANK)).transpose()?;
+
+        let mut computed =
+            Computed { rows: Vec::with_capacity(self.runs.len()), errors: [0.0; 2], last: None };
+        for &run in &self.runs {
+            let (results, timing) = compute(run)?;
+            let from_one = baseline.as_ref().map(|(one, _)| results.difference(one));
+            let from_host = host.as_ref().map(|(host, _)| results.difference(host).relative);
+            let mut errors = vec![from_one.map(|d| d.relative), from_one.map(|d| d.largest), from_host];
+            for (worst, error) in computed.errors.iter_mut().zip([errors[0], from_host]) {
+                *worst = worst.max(error.unwrap_or(0.0));
+            }
+            errors.truncate(comparisons(D::CALLED).len());
+            computed.rows.push(Row { run, timing, errors });
+            computed.last = Some(results);
+        }
+        Ok(computed)
+    }
 }
 
-/// How large the relative error against one rank may be. Strategies differ in the order of their sums, which makes about
+/// What came of all runs.
+struct Computed<T> {
+    rows: Vec<Row>,
+    /// The largest relative errors: against one rank, and against the host.
+    errors: [f64; 2],
+    /// Of the last run.
+    last: Option<Results<T>>,
+}
+
+/// The host is compared with itself on one rank alone.
+fn comparisons(device: DeviceName) -> &'static [Comparison] {
+    if device == DeviceName::Cpu { &COMPARISONS[..2] } else { &COMPARISONS }
+}
+
+/// How large a relative error may be. Strategies differ in the order of their sums, which makes about
 /// 1e-6 in f32, more where values nearly cancel, and at most a last place in 16 bits; a mistake makes much more than this.
 const fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F16 => 1e-2,
         DType::BF16 => 3e-2,
         _ => 1e-3,
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use attn::cuda::Simulated;
+
+    use super::*;
+
+    #[test]
+    fn strategies_on_a_gpu_agree_with_one_rank_and_the_host() {
+        let args = RunArgs { device: DeviceName::Cuda, ..RunArgs::default() };
+        for mask in [Mask::None, Mask::Causal] {
+            let mut job = Job::new(&args).unwrap();
+            job.settings.mask = mask;
+            let inputs = Inputs::<bf16>::random([1, 256, 4, 64]).unwrap();
+            let computed = job.compute::<_, Simulated, bf16>(&FlashAttention, inputs).unwrap();
+            assert_eq!(computed.rows.len(), 5);
+            let [from_one, from_host] = computed.errors;
+            assert!(
+                from_one < 4e-3 && 0.0 < from_host && from_host < 4e-3,
+                "{mask:?}: {from_one} {from_host}"
+            );
+        }
     }
 }

@@ -1,0 +1,162 @@
+//! `attn bench`: how long attention takes, what its parts do, and what they would take at least.
+
+mod attention;
+#[cfg(any(feature = "cuda", all(test, feature = "sim")))]
+mod forms;
+mod kernels;
+mod problem;
+mod row;
+mod times;
+
+#[cfg(feature = "cuda")]
+use attn::cuda::{Cuda, Half};
+use attn::prelude::*;
+use attn::{CarriesState, DType, Flash, Sdpa, Signature, ThreadComm};
+use half::{bf16, f16};
+
+#[cfg(feature = "cuda")]
+use self::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash};
+use self::problem::Problem;
+use self::row::{Report, Row};
+#[cfg(feature = "cuda")]
+use crate::cli::Form;
+use crate::cli::{Backend, BenchArgs, DeviceName, TypeName};
+use crate::failure::Failure;
+use crate::machine::{self, Machine};
+use crate::pipelines::{FlashAttention, SdpaAttention};
+use crate::plan::{self, Run};
+use crate::report;
+
+/// Of the exchanges here that are no part of attention.
+const SIGNATURE: Signature = Signature {
+    strategy: "none",
+    stage: "bench",
+    dtype: DType::F32,
+    query: [0; 4],
+    key: [0; 4],
+    joint: (0, JointStrategy::Front),
+    mask: Mask::None,
+    scale_bits: 0,
+};
+
+/// Measures, and reports.
+///
+/// # Errors
+/// If the arguments do not fit each other, memory cannot be had or the device reports an error.
+pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
+    machine::check(args.device, args.backend, args.threads)?;
+    if args.form.is_some() && args.device != DeviceName::Cuda {
+        return Err(Failure::Usage(String::from(
+            "`--form` is for the GPU's kernel: say `--device cuda` too",
+        )));
+    }
+    match (args.device, args.dtype) {
+        (DeviceName::Cpu, None | Some(TypeName::F32)) => on_cpu::<f32>(args),
+        (DeviceName::Cpu, Some(TypeName::F16)) => on_cpu::<f16>(args),
+        (DeviceName::Cpu, Some(TypeName::Bf16)) => on_cpu::<bf16>(args),
+        #[cfg(feature = "cuda")]
+        (DeviceName::Cuda, None | Some(TypeName::Bf16)) => on_cuda::<bf16>(args),
+        #[cfg(feature = "cuda")]
+        (DeviceName::Cuda, Some(TypeName::F16)) => on_cuda::<f16>(args),
+        (DeviceName::Cuda, _) => Err(machine::no_f32_on_cuda()),
+    }
+}
+
+fn on_cpu<T: Element>(args: &BenchArgs) -> Result<(), Failure>
+where
+    FlashAttention: ParallelAttention<ThreadComm<Cpu>, T>,
+    SdpaAttention: ParallelAttention<ThreadComm<Cpu>, T>,
+    Flash: CarriesState<Cpu, T>,
+    Sdpa: CarriesState<Cpu, T>,
+{
+    match args.backend {
+        Backend::Flash => measure::<Cpu, _, _, T>(&FlashAttention, &Flash, args),
+        Backend::Sdpa => measure::<Cpu, _, _, T>(&SdpaAttention, &Sdpa, args),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn on_cuda<T: Half>(args: &BenchArgs) -> Result<(), Failure> {
+    match args.form.unwrap_or_default() {
+        Form::Auto => measure::<Cuda, _, _, T>(&FlashAttention, &Flash, args),
+        Form::Simple => measure::<Cuda, _, _, T>(&SimpleAttention, &SimpleFlash::default(), args),
+        Form::Overlapped => measure::<Cuda, _, _, T>(&OverlappedAttention, &OverlappedFlash::default(), args),
+    }
+}
+
+/// Measures a kernel and the attention that is built on it, and reports.
+fn measure<D, A, K, T>(attention: &A, kernel: &K, args: &BenchArgs) -> Result<(), Failure>
+where
+    D: Machine,
+    A: ParallelAttention<ThreadComm<D>, T> + Sync,
+    K: CarriesState<D, T>,
+    T: Element,
+{
+    let runs = plan::runs(&args.strategy, &args.ranks)?;
+    plan::check_threads(&runs, args.threads)?;
+    let problem = Problem::new::<T>(args, &runs)?;
+    let rows = rows::<D, A, K, T>(attention, kernel, &runs, &problem)?;
+    let report = Report { problem: &problem, dtype: T::DTYPE, device: D::CALLED, model: D::model()?, rows };
+    report::print(&if args.json { report.json() } else { report.text() })
+}
+
+/// Of every run attention and its phases, and then the kernels round it.
+fn rows<D, A, K, T>(attention: &A, kernel: &K, runs: &[Run], problem: &Problem) -> Result<Vec<Row>, Failure>
+where
+    D: Machine,
+    A: ParallelAttention<ThreadComm<D>, T> + Sync,
+    K: CarriesState<D, T>,
+    T: Element,
+{
+    let mut rows = Vec::new();
+    for &run in runs {
+        rows.extend(attention::rows::<D, A, T>(attention, run, problem)?);
+    }
+    if let Some(ranks) = problem.reshard_ranks(runs) {
+        rows.extend(kernels::reshard::<D, T>(problem, ranks)?);
+    }
+    rows.extend(kernels::state::<D, K, T>(kernel, problem)?);
+    Ok(rows)
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use attn::cuda::Simulated;
+
+    use super::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash};
+    use super::*;
+    use crate::cli::{MaskName, Strategy};
+
+    #[test]
+    fn every_form_is_measured_on_a_gpu() {
+        let args = BenchArgs {
+            shape: Some([1, 128, 2, 64]),
+            seq_k: None,
+            kv_heads: None,
+            dtype: None,
+            backend: Backend::Flash,
+            mask: MaskName::Causal,
+            strategy: vec![Strategy::Ring],
+            ranks: vec![2],
+            threads: None,
+            device: DeviceName::Cuda,
+            form: None,
+            runs: 1,
+            warmup: Some(0),
+            gemm_tflops: None,
+            json: false,
+        };
+        let runs = plan::runs(&args.strategy, &args.ranks).unwrap();
+        let problem = Problem::new::<bf16>(&args, &runs).unwrap();
+        let (simple, overlapped) = (SimpleFlash::default(), OverlappedFlash::default());
+        for rows in [
+            rows::<Simulated, _, _, bf16>(&FlashAttention, &Flash, &runs, &problem),
+            rows::<Simulated, _, _, bf16>(&SimpleAttention, &simple, &runs, &problem),
+            rows::<Simulated, _, _, bf16>(&OverlappedAttention, &overlapped, &runs, &problem),
+        ] {
+            let rows = rows.unwrap();
+            assert_eq!(rows.len(), 8);
+            assert!(rows.iter().all(|row| row.times.least > 0.0), "{rows:?}");
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What each command takes.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::names::{Backend, DeviceName, Form, MaskName, Side, Strategy, TypeName};
+use super::values::{at_most_1024, positive, rate, runs, scale, shape, warmup};
+
+/// Arguments of `attn run`.
+#[derive(Args, Debug, Default)]
+pub(crate) struct RunArgs {
+    /// A safetensors file with the tensors `q`, `k` and `v`; without it, the bundled model runs, or on cuda made-up
+    /// tensors.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) input: Option<PathBuf>,
+    /// Where to write: with --input, a safetensors file with `out`; without, the picture [default: digits.png].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Strategies to run, one or several [default: none with --input, else all].
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) strategy: Vec<Strategy>,
+    /// Numbers of ranks to run them on, one or several [default: 1 with --input, else 2,4].
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = at_most_1024)]
+    pub(crate) ranks: Vec<usize>,
+    /// The kernel.
+    #[arg(long, value_name = "NAME", default_value = "flash")]
+    pub(crate) backend: Backend,
+    /// Where to compute.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub(crate) device: DeviceName,
+    /// Threads for each rank's kernel [default: the cores, divided by the ranks].
+    #[arg(long, value_name = "N", value_parser = at_most_1024)]
+    pub(crate) threads: Option<usize>,
+    /// Prints one JSON object instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Tells the layout: the number of the head axis [default: 2].
+    #[arg(long, value_name = "AXIS", help_heading = "With --input")]
+    pub(crate) scatter: Option<usize>,
+    /// Tells the layout: the number of the sequence axis [default: 1].
+    ///
+    /// (2, 1) is [batch, seq, heads, head_dim], (1, 2) is [batch, heads, seq, head_dim], (2, 0) is [seq, batch,
+    /// heads, head_dim].
+    #[arg(long, value_name = "AXIS", help_heading = "With --input")]
+    pub(crate) gather: Option<usize>,
+    /// Which keys a query may attend [default: none].
+    #[arg(long, value_name = "NAME", help_heading = "With --input")]
+    pub(crate) mask: Option<MaskName>,
+    /// The type to compute in [default: the file's].
+    #[arg(long, value_name = "TYPE", help_heading = "With --input")]
+    pub(crate) dtype: Option<TypeName>,
+    /// What the scores are multiplied by [default: 1 / sqrt(head_dim)].
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = scale, help_heading = "With --input")]
+    pub(crate) scale: Option<f32>,
+    /// Where the file's joint tensors stand in the joint sequence.
+    #[arg(long, value_name = "WHERE", help_heading = "With --input")]
+    pub(crate) joint: Option<Side>,
+    /// Writes the log-sum-exp of each row too.
+    #[arg(long, help_heading = "With --input")]
+    pub(crate) lse: bool,
+    /// Leaves out the comparison with one rank.
+    #[arg(long, help_heading = "With --input")]
+    pub(crate) no_check: bool,
+}
+
+/// Arguments of `attn bench`.
+#[derive(Args, Debug)]
+pub(crate) struct BenchArgs {
+    /// The whole problem: batch,seq,heads,head_dim, where the ranks share seq [default: 1,2048,8,64, on cuda
+    /// 1,4096,16,128].
+    #[arg(long, value_name = "B,S,H,D", value_parser = shape)]
+    pub(crate) shape: Option<[usize; 4]>,
+    /// Positions of keys and values [default: as many as of queries].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) seq_k: Option<usize>,
+    /// Heads of keys and values [default: as many as of queries].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) kv_heads: Option<usize>,
+    /// The type of the tensors [default: f32, on cuda bf16].
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) dtype: Option<TypeName>,
+    /// The kernel.
+    #[arg(long, value_name = "NAME", default_value = "flash")]
+    pub(crate) backend: Backend,
+    /// Which keys a query may attend.
+    #[arg(long, value_name = "NAME", default_value = "none")]
+    pub(crate) mask: MaskName,
+    /// Strategies to measure, one or several.
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "none")]
+    pub(crate) strategy: Vec<Strategy>,
+    /// Numbers of ranks to measure them on, one or several.
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = at_most_1024)]
+    pub(crate) ranks: Vec<usize>,
+    /// Threads for each rank's kernel [default: the cores, divided by the ranks].
+    #[arg(long, value_name = "N", value_parser = at_most_1024)]
+    pub(crate) threads: Option<usize>,
+    /// Where to compute.
+    #[arg(long, value_name = "NAME", default_value = "cpu")]
+    pub(crate) device: DeviceName,
+    /// How the warpgroups of the GPU's kernel share the work [default: auto].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) form: Option<Form>,
+    /// How many times to measure.
+    #[arg(long, value_name = "N", default_value = "7", value_parser = runs)]
+    pub(crate) runs: usize,
+    /// How many times to run before that [default: 2, on cuda 10].
+    #[arg(long, value_name = "N", value_parser = warmup)]
+    pub(crate) warmup: Option<usize>,
+    /// What the device does in a large matrix product of this type, in TFLOP/s: attention's floor.
+    #[arg(long, value_name = "X", value_parser = rate)]
+    pub(crate) gemm_tflops: Option<f64>,
+    /// Prints a JSON object for each row instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Arguments of `attn doctor`.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Prints one JSON object instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -1,0 +1,62 @@
+//! Numbers of the command line, checked.
+
+/// More ranks than this are a slip of the finger: each is a thread of this process.
+pub(crate) const MAX_RANKS: usize = 1024;
+
+/// More runs than this too.
+const MAX_RUNS: usize = 100_000;
+
+/// A number of ranks or threads.
+pub(super) fn at_most_1024(text: &str) -> Result<usize, String> {
+    between(text, 1, MAX_RANKS)
+}
+
+/// A number of runs to measure.
+pub(super) fn runs(text: &str) -> Result<usize, String> {
+    between(text, 1, MAX_RUNS)
+}
+
+/// A number of runs to leave out.
+pub(super) fn warmup(text: &str) -> Result<usize, String> {
+    between(text, 0, MAX_RUNS)
+}
+
+fn between(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        Ok(number) => Err(format!("{number} is not between {least} and {most}")),
+        Err(_) => Err(format!("expected a number between {least} and {most}")),
+    }
+}
+
+/// A number above 0, such as of heads.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.trim().parse() {
+        Ok(number @ 1..) => Ok(number),
+        _ => Err(String::from("expected a whole number above 0")),
+    }
+}
+
+/// `batch,seq,heads,head_dim`.
+pub(super) fn shape(text: &str) -> Result<[usize; 4], String> {
+    let expected = || String::from("expected batch,seq,heads,head_dim: four whole numbers above 0");
+    let numbers: Option<Vec<usize>> = text.split(',').map(|number| positive(number).ok()).collect();
+    numbers.and_then(|numbers| numbers.try_into().ok()).ok_or_else(expected)
+}
+
+/// A rate.
+pub(super) fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err(String::from("expected a finite number above 0")),
+    }
+}
+
+/// A softmax scale.
+pub(super) fn scale(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(scale) if scale.is_finite() && scale > 0.0 => Ok(scale),
+        Ok(scale) => Err(format!("as a 32-bit float this is {scale}: expected a finite number above 0")),
+        Err(_) => Err(String::from("expected a finite number above 0")),
+    }
+}

@@ -1,0 +1,111 @@
+//! What the command line asks for.
+
+use std::path::Path;
+
+use attn::{JointStrategy, Mask, TensorLayout};
+
+use super::compute::Settings;
+use super::input;
+use crate::cli::{RunArgs, Strategy};
+use crate::failure::Failure;
+use crate::output::Output;
+use crate::plan::{self, Run};
+
+/// Runs, and what is the same for all of them.
+pub(super) struct Job<'a> {
+    pub(super) args: &'a RunArgs,
+    pub(super) runs: Vec<Run>,
+    pub(super) settings: Settings,
+    pub(super) output: Option<Output>,
+}
+
+impl<'a> Job<'a> {
+    /// What is to be done.
+    ///
+    /// # Errors
+    /// If it makes no sense, or the file is not there.
+    pub(super) fn new(args: &'a RunArgs) -> Result<Self, Failure> {
+        match &args.input {
+            Some(input) => Self::stored(args, input),
+            None => Self::made_up(args),
+        }
+    }
+
+    /// What is to be done with the tensors of a file.
+    fn stored(args: &'a RunArgs, input: &Path) -> Result<Self, Failure> {
+        let strategies: &[Strategy] =
+            if args.strategy.is_empty() { &[Strategy::None] } else { &args.strategy };
+        let ranks: &[usize] = if args.ranks.is_empty() { &[1] } else { &args.ranks };
+        let runs = plan::runs(strategies, ranks)?;
+        plan::check_threads(&runs, args.threads)?;
+        if args.output.is_some() && runs.len() != 1 {
+            return Err(Failure::Usage(format!(
+                "`--output` takes the result of one run, and this asks for {}: give one strategy and one number of \
+                 ranks, or leave it out to compare them",
+                runs.len()
+            )));
+        }
+        if args.lse && args.output.is_none() {
+            return Err(Failure::Usage(String::from(
+                "`--lse` is written to the file that `--output` names: name one",
+            )));
+        }
+        let (scatter, gather) = (args.scatter.unwrap_or(2), args.gather.unwrap_or(1));
+        let layout = TensorLayout::from_axes(scatter, gather).ok_or_else(|| {
+            let known: Vec<String> = TensorLayout::ALL
+                .iter()
+                .map(|layout| (layout.axes(), layout))
+                .map(|((scatter, gather), layout)| format!("{scatter} and {gather} ({layout})"))
+                .collect();
+            Failure::Usage(format!(
+                "`--scatter {scatter} --gather {gather}` names no layout: expected {}",
+                known.join(", ")
+            ))
+        })?;
+        let mask = args.mask.map_or(Mask::None, Mask::from);
+        let joint = args.joint.map(JointStrategy::from);
+        if joint.is_some() && mask != Mask::None {
+            return Err(attn::Error::JointMask { mask: mask.name() }.into());
+        }
+        // Whether the input is there is worth knowing first: its absence is the more frequent mistake.
+        input::check(input)?;
+        let output = args.output.as_deref().map(Output::prepare).transpose()?;
+        let settings =
+            Settings { layout, mask, joint, scale: args.scale, lse: args.lse, threads: args.threads };
+        Ok(Self { args, runs, settings, output })
+    }
+
+    /// What is to be done with made-up tensors: everything, unless something is asked for.
+    fn made_up(args: &'a RunArgs) -> Result<Self, Failure> {
+        let given = [
+            ("--output", args.output.is_some()),
+            ("--scatter", args.scatter.is_some()),
+            ("--gather", args.gather.is_some()),
+            ("--joint", args.joint.is_some()),
+            ("--lse", args.lse),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            return Err(Failure::Usage(format!(
+                "`{flag}` is for tensors from a file: give one with `--input`, or leave it out (without one, `--device \
+                 {}` computes on made-up tensors)",
+                args.device.name()
+            )));
+        }
+        let all = [Strategy::None, Strategy::Ulysses, Strategy::Ring];
+        let strategies: &[Strategy] = if args.strategy.is_empty() { &all } else { &args.strategy };
+        let ranks: &[usize] = match args.ranks.as_slice() {
+            [] if strategies == [Strategy::None] => &[1],
+            [] => &[2, 4],
+            given => given,
+        };
+        let settings = Settings {
+            layout: TensorLayout::Bshd,
+            mask: args.mask.map_or(Mask::None, Mask::from),
+            joint: None,
+            scale: args.scale,
+            lse: false,
+            threads: args.threads,
+        };
+        Ok(Self { args, runs: plan::runs(strategies, ranks)?, settings, output: None })
+    }
+}

@@ -1,0 +1,113 @@
+//! The devices that the program runs on: what it needs of one beyond what the library does.
+
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(all(test, feature = "sim"))]
+mod sim;
+
+use std::time::Duration;
+
+use attn::comm::threads::Queues;
+use attn::{Device, Element, Tensor, World};
+
+pub(crate) use self::cpu::{model, threads};
+use crate::cli::{Backend, DeviceName};
+use crate::failure::Failure;
+
+/// How long a collective waits for the slowest rank: long, for ranks may share few cores.
+const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// A device as the program sees it.
+pub(crate) trait Machine: Device {
+    /// Its name on the command line.
+    const CALLED: DeviceName;
+
+    /// A moment, in the order of a queue.
+    type Mark: Send;
+
+    /// A queue that tensors can be brought over.
+    ///
+    /// # Errors
+    /// If the device is not there.
+    fn queue() -> attn::Result<Self::Queue>;
+
+    /// A queue for each rank. `threads` is for the host's kernels.
+    ///
+    /// # Errors
+    /// If one cannot be made.
+    fn queues(ranks: usize, threads: Option<usize>) -> attn::Result<Vec<Self::Queue>>;
+
+    /// What the hardware is called.
+    ///
+    /// # Errors
+    /// If it is not there.
+    fn model() -> attn::Result<String>;
+
+    /// Brings a tensor from the host. It is there when this returns, for all queues.
+    ///
+    /// # Errors
+    /// If the memory cannot be had, or the device reports one.
+    fn upload<T: Element>(queue: &Self::Queue, tensor: Tensor<T>) -> attn::Result<Tensor<T, Self>>;
+
+    /// Brings a tensor to the host, once the queue has written it.
+    ///
+    /// # Errors
+    /// As [`upload`](Self::upload).
+    fn download<T: Element>(queue: &Self::Queue, tensor: Tensor<T, Self>) -> attn::Result<Tensor<T>>;
+
+    /// Copies a tensor into another as large, in the plainest way that the device has.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn duplicate<T: Element>(
+        queue: &Self::Queue,
+        from: &Tensor<T, Self>,
+        to: &mut Tensor<T, Self>,
+    ) -> attn::Result<()>;
+
+    /// The moment at which the queue has done all that was asked of it before.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn mark(queue: &Self::Queue) -> attn::Result<Self::Mark>;
+
+    /// Milliseconds from one moment to another, none if the other was first. Waits until both have come.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn milliseconds(from: &Self::Mark, to: &Self::Mark) -> attn::Result<f64>;
+}
+
+/// Ranks on queues, with time for the slowest.
+pub(crate) fn world<D: Machine>(queues: Vec<D::Queue>) -> World<Queues<D>> {
+    World::<Queues<D>>::on_queues(queues).deadline(DEADLINE)
+}
+
+/// Checks that a device is one of this build's, and that nothing is asked of it that is for the host alone.
+///
+/// # Errors
+/// If not.
+pub(crate) fn check(device: DeviceName, backend: Backend, threads: Option<usize>) -> Result<(), Failure> {
+    let refused = match device {
+        DeviceName::Cpu => return Ok(()),
+        DeviceName::Cuda if !cfg!(feature = "cuda") => {
+            "this build has no CUDA: build with `--features cuda` (needs nvcc; scripts/install-cuda-toolchain installs one)"
+        }
+        DeviceName::Cuda if backend != Backend::Flash => {
+            "the kernel `sdpa` is for the host: with `--device cuda` use `flash`"
+        }
+        DeviceName::Cuda if threads.is_some() => {
+            "`--threads` is for the host's kernels: leave it out with `--device cuda`"
+        }
+        DeviceName::Cuda => return Ok(()),
+    };
+    Err(Failure::Usage(String::from(refused)))
+}
+
+/// What those get who ask the GPU for f32.
+pub(crate) fn no_f32_on_cuda() -> Failure {
+    Failure::Usage(String::from(
+        "the GPU kernels compute on 16-bit elements: say `--dtype bf16` or `--dtype f16` (they accumulate in f32)",
+    ))
+}

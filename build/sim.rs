@@ -38,7 +38,10 @@ pub(crate) fn build() -> Result<(), String> {
         let mut arguments: Vec<OsString> =
             ["-std=c++17", "-O2", "-fPIC", "-DATTN_SIM"].map(OsString::from).into();
         // nvcc's `#pragma unroll` means nothing here.
-        arguments.extend(["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-missing-field-initializers"].map(OsString::from));
+        arguments.extend(
+            ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-missing-field-initializers"]
+                .map(OsString::from),
+        );
         arguments.extend([
             "-I".into(),
             kernels.join("include").into(),

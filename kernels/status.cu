@@ -48,7 +48,7 @@ extern "C" const char* attn_status_text(int status) {
     return attn::words_of(status).text;
 }
 
-extern "C" void attn_abi_sizes(size_t sizes[7]) {
+extern "C" void attn_abi_sizes(size_t sizes[8]) {
     sizes[0] = sizeof(AttnTensor);
     sizes[1] = sizeof(AttnRows);
     sizes[2] = sizeof(AttnFlashCall);
@@ -56,4 +56,5 @@ extern "C" void attn_abi_sizes(size_t sizes[7]) {
     sizes[4] = sizeof(AttnCopy);
     sizes[5] = sizeof(AttnProbeWgmma);
     sizes[6] = sizeof(AttnProbeTma);
+    sizes[7] = sizeof(AttnProbePeak);
 }

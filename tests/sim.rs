@@ -1,5 +1,5 @@
-//! The GPU's kernels in the host simulator. ATTN_SIM_SEED (1 unless set) shuffles the order of threads and the delays of
-//! the copy engine in every test.
+//! The GPU's kernels in the host simulator. ATTN_SIM_SEED (1 unless set) shuffles the order of threads and the delays
+//! of the copy engine in every test.
 
 #[macro_use]
 mod kernels;

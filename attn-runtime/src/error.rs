@@ -218,8 +218,8 @@ pub enum Error {
         what: &'static str,
     },
 
-    /// The device, its driver or its simulator reported an error. A GPU reports a fault at whichever call comes next, so
-    /// the cause may lie in work that was queued before; after a fault in a kernel the process can use it no more.
+    /// The device, its driver or its simulator reported an error. A GPU reports a fault at whichever call comes next,
+    /// so the cause may lie in work that was queued before; after a fault in a kernel the process can use it no more.
     #[error("{name} ({text}) reported by `{launch}` on {device}")]
     Device {
         /// Which device: `cuda:0`.

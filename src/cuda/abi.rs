@@ -130,8 +130,20 @@ pub struct ProbeTma {
     pub reserved: i32,
 }
 
+/// `AttnProbePeak`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ProbePeak {
+    pub sums: *mut f32,
+    pub operations: *mut f64,
+    pub blocks: i32,
+    pub iterations: i32,
+    pub element: i32,
+    pub reserved: i32,
+}
+
 /// The size of each struct, in the order of `attn_abi_sizes`.
-const SIZES: [usize; 7] = [
+const SIZES: [usize; 8] = [
     size_of::<Tensor>(),
     size_of::<Rows>(),
     size_of::<FlashCall>(),
@@ -139,6 +151,7 @@ const SIZES: [usize; 7] = [
     size_of::<Copy>(),
     size_of::<ProbeWgmma>(),
     size_of::<ProbeTma>(),
+    size_of::<ProbePeak>(),
 ];
 
 // What the C side would compute, so that a field in the wrong place does not wait for a GPU to be found.
@@ -158,6 +171,7 @@ const _: () = {
     assert!(offset_of!(Copy, destination_strides) == 88 && size_of::<Copy>() == 120);
     assert!(offset_of!(ProbeWgmma, n) == 24 && size_of::<ProbeWgmma>() == 48);
     assert!(offset_of!(ProbeTma, seq) == 24 && size_of::<ProbeTma>() == 48);
+    assert!(offset_of!(ProbePeak, blocks) == 16 && size_of::<ProbePeak>() == 32);
 };
 
 /// A function that queues one call on a stream and returns a status.
@@ -172,6 +186,8 @@ pub struct Launchers {
     pub copy: unsafe extern "C" fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int,
     pub probe_wgmma: Launch<ProbeWgmma>,
     pub probe_tma: Launch<ProbeTma>,
+    pub probe_peak: Launch<ProbePeak>,
+    pub multiprocessors: unsafe extern "C" fn(count: *mut c_int) -> c_int,
     pub status_name: unsafe extern "C" fn(status: c_int) -> *const c_char,
     pub status_text: unsafe extern "C" fn(status: c_int) -> *const c_char,
     pub abi_sizes: unsafe extern "C" fn(sizes: *mut usize),
@@ -184,7 +200,7 @@ impl Launchers {
     /// If a struct's size differs.
     ///
     /// # Safety
-    /// The functions must have the signatures of `abi.h`, and `abi_sizes` must write seven sizes.
+    /// The functions must have the signatures of `abi.h`, and `abi_sizes` must write eight sizes.
     pub unsafe fn checked(self) -> Result<Self> {
         let mut theirs = [0_usize; SIZES.len()];
         // SAFETY: the caller's contract.
@@ -224,19 +240,23 @@ mod tests {
         OK
     }
 
+    unsafe extern "C" fn count(_: *mut c_int) -> c_int {
+        OK
+    }
+
     unsafe extern "C" fn status(_: c_int) -> *const c_char {
         c"attnNothing".as_ptr()
     }
 
     /// The sizes that abi.h has on every 64-bit machine, and a header of another day.
     unsafe extern "C" fn right(sizes: *mut usize) {
-        // SAFETY: the caller gives seven places.
-        unsafe { sizes.cast::<[usize; 7]>().write([32, 32, 312, 184, 120, 48, 48]) };
+        // SAFETY: the caller gives eight places.
+        unsafe { sizes.cast::<[usize; 8]>().write([32, 32, 312, 184, 120, 48, 48, 32]) };
     }
 
     unsafe extern "C" fn wrong(sizes: *mut usize) {
         // SAFETY: as above.
-        unsafe { sizes.cast::<[usize; 7]>().write([32, 32, 304, 184, 120, 48, 48]) };
+        unsafe { sizes.cast::<[usize; 8]>().write([32, 32, 304, 184, 120, 48, 48, 32]) };
     }
 
     fn table(abi_sizes: unsafe extern "C" fn(*mut usize)) -> Launchers {
@@ -247,6 +267,8 @@ mod tests {
             copy,
             probe_wgmma: launch,
             probe_tma: launch,
+            probe_peak: launch,
+            multiprocessors: count,
             status_name: status,
             status_text: status,
             abi_sizes,

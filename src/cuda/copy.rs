@@ -8,12 +8,14 @@ use super::launches::{Launches, queue_on};
 /// The kernel's name, in messages.
 const NAME: &str = "copy";
 
-/// Queues a batch. [`StridedCopy`] is the kernels' own struct (`abi.rs` sees to it), so nothing is converted or allocated.
+/// Queues a batch. [`StridedCopy`] is the kernels' own struct (`abi.rs` sees to it), so nothing is converted or
+/// allocated.
 ///
 /// # Safety
 /// As [`Device::copy`](attn_runtime::Device::copy).
 pub(crate) unsafe fn batch<D: Launches>(queue: &D::Queue, copies: &[StridedCopy]) -> Result<()> {
     let Some(moves) = checked(copies)? else { return Ok(()) };
+    D::supports(queue, NAME)?;
     queue_on::<D>(queue, NAME, |launchers, stream| {
         // SAFETY: the pointer and the length are those of a slice of the kernels' own structs; the tensors that they
         // describe are the caller's contract.

@@ -31,11 +31,11 @@ pub enum FlashForm {
 /// This is what [`Flash`] is on these devices. It has a name of its own for those who want to choose the
 /// [form](FlashForm), or to give lengths of padded keys, for which a call has no field.
 ///
-/// `head_dim` 64, 128 or 256; bf16 or f16; a softmax scale above 0; any lengths; rows of `head_dim` elements dense, bases
-/// and strides multiples of 16 bytes. What does not fit is refused with an error before anything is queued.
+/// `head_dim` 64, 128 or 256; bf16 or f16; a softmax scale above 0; any lengths; rows of `head_dim` elements dense,
+/// bases and strides multiples of 16 bytes. What does not fit is refused with an error before anything is queued.
 ///
-/// Weights are rounded to the element type before they are multiplied with values. A value of NaN or infinity may reach a
-/// query that attends no more than its neighbours: the tensor cores multiply it with a weight of 0.
+/// Weights are rounded to the element type before they are multiplied with values. A value of NaN or infinity may
+/// reach a query that attends no more than its neighbours: the tensor cores multiply it with a weight of 0.
 ///
 /// J. Shah et al., "FlashAttention-3: Fast and Accurate Attention with Asynchrony and Low-precision", 2024,
 /// arXiv:2407.08608.

@@ -63,8 +63,8 @@ pub trait Backend: Device {
 /// Queues one call.
 ///
 /// # Safety
-/// What the call describes must be memory of the device, to be read or written as `abi.h` says until the queue has passed
-/// the call.
+/// What the call describes must be memory of the device, to be read or written as `abi.h` says until the queue has
+/// passed the call.
 pub(crate) unsafe fn launch<D: Launches, P>(
     queue: &D::Queue,
     name: &'static str,
@@ -120,6 +120,10 @@ mod tests {
         -1
     }
 
+    unsafe extern "C" fn count(_: *mut c_int) -> c_int {
+        700
+    }
+
     unsafe extern "C" fn name(status: c_int) -> *const c_char {
         text_of(status, c"cudaErrorIllegalAddress", c"ATTN_UNSUPPORTED")
     }
@@ -141,6 +145,8 @@ mod tests {
         copy,
         probe_wgmma: launch_of,
         probe_tma: launch_of,
+        probe_peak: launch_of,
+        multiprocessors: count,
         status_name: name,
         status_text: text,
         abi_sizes: sizes,

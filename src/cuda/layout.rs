@@ -86,8 +86,8 @@ fn step<T: Element>(kernel: &'static str, name: &'static str, axis: usize, strid
 
 /// Describes one float for each row, `[batch, seq, heads, 1]`: any strides will do.
 pub(crate) fn rows(base: NonNull<f32>, strides: [usize; 4]) -> abi::Rows {
-    // Strides of a view that is written count elements of one allocation, and so fit an `i64`; those of axes of length 1
-    // are never multiplied with anything but 0.
+    // Strides of a view that is written count elements of one allocation, and so fit an `i64`; those of axes of
+    // length 1 are never multiplied with anything but 0.
     let [batch_stride, seq_stride, head_stride, _] = strides.map(|stride| stride as i64);
     abi::Rows { base: base.as_ptr(), batch_stride, seq_stride, head_stride }
 }
@@ -135,8 +135,8 @@ pub(crate) fn count_rows(kernel: &'static str, [batch, seq, heads, _]: [usize; 4
 
 /// The same band over `seq_q` queries and `seq_k` keys in fewer bits.
 ///
-/// Offsets of a key and a query lie strictly between `-seq_q` and `seq_k`, so whatever lies beyond these may as well lie
-/// there.
+/// Offsets of a key and a query lie strictly between `-seq_q` and `seq_k`, so whatever lies beyond these may as well
+/// lie there.
 pub(crate) fn band(band: Band, seq_q: i32, seq_k: i32) -> (i32, i32) {
     let near = |offset: i64| offset.clamp(-i64::from(seq_q), i64::from(seq_k)) as i32;
     (near(band.lo), near(band.hi))
@@ -156,8 +156,8 @@ pub(crate) fn scale(kernel: &'static str, scale: f32) -> Result<f32> {
     Err(unsupported(
         kernel,
         format!("a softmax scale of {scale:?}"),
-        "it looks for a row's largest product before it scales, so the scale must be above 0 (and not denormal); negate \
-         the query instead",
+        "it looks for a row's largest product before it scales, so the scale must be above 0 (and not denormal); \
+         negate the query instead",
     ))
 }
 

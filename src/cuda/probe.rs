@@ -4,7 +4,7 @@ use attn_runtime::{Error, Result, View, ViewMut};
 
 use super::abi;
 use super::element::{Half, number};
-use super::launches::{Launches, launch};
+use super::launches::{Launches, launch, queue_on};
 
 /// How the operands of a [`wgmma`] probe lie.
 #[derive(Clone, Copy, Debug)]
@@ -17,7 +17,8 @@ pub struct WgmmaForm {
     pub b_mn_major: bool,
 }
 
-/// `d[64][n] = a[64][64] b[64][n]` by one warpgroup. All dense; a as `[1, 1, 64, 64]`, b as `[1, 1, 64, n]`, d likewise.
+/// `d[64][n] = a[64][64] b[64][n]` by one warpgroup. All dense; a as `[1, 1, 64, 64]`, b as `[1, 1, 64, n]`, d
+/// likewise.
 ///
 /// # Errors
 /// If the shapes do not fit, or the device reports an error.
@@ -28,6 +29,7 @@ pub fn wgmma<D: Launches, T: Half>(
     b: View<'_, T, D>,
     d: ViewMut<'_, f32, D>,
 ) -> Result<()> {
+    D::supports(queue, "probe_wgmma")?;
     let n = b.shape()[3];
     dense("a", a.shape(), a.strides(), [1, 1, 64, 64])?;
     dense("b", b.shape(), b.strides(), [1, 1, 64, n])?;
@@ -47,8 +49,8 @@ pub fn wgmma<D: Launches, T: Half>(
     unsafe { launch::<D, _>(queue, "probe_wgmma", |launchers| launchers.probe_wgmma, &call) }
 }
 
-/// Loads the box of `rows` x 64 elements from `row`, `slab` of `source`, a dense `[1, 1, seq, slabs * 64]`; writes shared
-/// memory as it stands to `image` (`[1, 1, rows, 64]`), and the tile to the same place of `copy`.
+/// Loads the box of `rows` x 64 elements from `row`, `slab` of `source`, a dense `[1, 1, seq, slabs * 64]`; writes
+/// shared memory as it stands to `image` (`[1, 1, rows, 64]`), and the tile to the same place of `copy`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the device reports an error.
@@ -59,6 +61,7 @@ pub fn tma<D: Launches, T: Half>(
     copy: ViewMut<'_, T, D>,
     image: ViewMut<'_, T, D>,
 ) -> Result<()> {
+    D::supports(queue, "probe_tma")?;
     let [_, _, seq, width] = source.shape();
     let rows = image.shape()[2];
     dense("source", source.shape(), source.strides(), [1, 1, seq, width / 64 * 64])?;
@@ -77,6 +80,49 @@ pub fn tma<D: Launches, T: Half>(
     };
     // SAFETY: the views lend dense tensors of these shapes, `copy` and `image` exclusively.
     unsafe { launch::<D, _>(queue, "probe_tma", |launchers| launchers.probe_tma, &call) }
+}
+
+/// What [`peak`] multiplies in.
+pub const PEAK_THREADS: usize = 256;
+
+/// How many multiprocessors the queue's device has.
+///
+/// # Errors
+/// If the device reports one.
+pub fn multiprocessors<D: Launches>(queue: &D::Queue) -> Result<usize> {
+    let mut count = 0;
+    // SAFETY: the launcher writes one number.
+    queue_on::<D>(queue, "multiprocessors", |launchers, _| unsafe {
+        (launchers.multiprocessors)(&mut count)
+    })?;
+    Ok(count.unsigned_abs() as usize)
+}
+
+/// Keeps the tensor cores of as many blocks as `sums` (`[1, 1, blocks, PEAK_THREADS]`) has busy for `iterations`, on numbers
+/// of about 1 in shared memory; returns how many operations that is, and writes a sum of products for each thread.
+///
+/// # Errors
+/// If the shape does not fit, or the device reports an error.
+pub fn peak<D: Launches, T: Half>(
+    queue: &D::Queue,
+    iterations: usize,
+    sums: ViewMut<'_, f32, D>,
+) -> Result<f64> {
+    let blocks = sums.shape()[2];
+    dense("sums", sums.shape(), sums.strides(), [1, 1, blocks, PEAK_THREADS])?;
+    D::supports(queue, "probe_peak")?;
+    let mut operations = 0.0;
+    let call = abi::ProbePeak {
+        sums: sums.base().as_ptr(),
+        operations: &raw mut operations,
+        blocks: small(blocks)?,
+        iterations: small(iterations)?,
+        element: number::<T>(),
+        reserved: 0,
+    };
+    // SAFETY: the view lends a float for each thread, exclusively; `operations` is written before the launcher returns.
+    unsafe { launch::<D, _>(queue, "probe_peak", |launchers| launchers.probe_peak, &call) }?;
+    Ok(operations)
 }
 
 fn dense(tensor: &'static str, found: [usize; 4], strides: [usize; 4], expected: [usize; 4]) -> Result<()> {

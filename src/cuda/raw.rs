@@ -43,7 +43,8 @@ pub struct RawAttention {
     pub out: RawTensor,
     /// The log-sum-exp of each row, natural logarithm, `[batch, seq_q, heads]`: written if given.
     pub lse: Option<RawRows>,
-    /// How many keys of each batch row count: `batch` integers in memory of the device, clamped to `0..=seq_k`. Null: all do.
+    /// How many keys of each batch row count: `batch` integers in memory of the device, clamped to `0..=seq_k`. Null:
+    /// all do.
     pub key_lengths: *const i32,
     /// [`DType::BF16`] or [`DType::F16`], for query, key, value and out.
     pub dtype: DType,
@@ -71,12 +72,13 @@ pub struct RawAttention {
 /// `examples/foreign_memory.rs` uses it.
 ///
 /// # Safety
-/// Every index inside the shapes must name memory of the queue's device: of query, key and value initialised and written
-/// by nobody, of `out` and `lse` an element of its own that nobody else touches, `key_lengths` as said there; until the
-/// queue has passed the call.
+/// Every index inside the shapes must name memory of the queue's device: of query, key and value initialised and
+/// written by nobody, of `out` and `lse` an element of its own that nobody else touches, `key_lengths` as said there;
+/// until the queue has passed the call.
 ///
 /// # Errors
-/// If the kernel does not take a shape, an address or a stride, or the device reports an error. Nothing was queued then.
+/// If the kernel does not take a shape, an address or a stride, or the device reports an error. Nothing was queued
+/// then.
 pub unsafe fn attention<Q: GpuQueue>(queue: &Q, call: &RawAttention) -> Result<()> {
     match call.dtype {
         // SAFETY: the caller's contract.

@@ -105,6 +105,8 @@ impl Simulator {
             copy: symbol!("attn_copy"),
             probe_wgmma: symbol!("attn_probe_wgmma"),
             probe_tma: symbol!("attn_probe_tma"),
+            probe_peak: symbol!("attn_probe_peak"),
+            multiprocessors: symbol!("attn_multiprocessors"),
             status_name: symbol!("attn_status_name"),
             status_text: symbol!("attn_status_text"),
             abi_sizes: symbol!("attn_abi_sizes"),
@@ -123,8 +125,8 @@ fn told(error: &libloading::Error) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
-/// Where the build put the library; empty where there was no build of it. (`cargo test` and `cargo run` set the variable to
-/// the same; only a program that is started by itself can be given another library.)
+/// Where the build put the library; empty where there was no build of it. (`cargo test` and `cargo run` set the
+/// variable to the same; only a program that is started by itself can be given another library.)
 const BUILT: &str = env!("ATTN_SIM_LIBRARY");
 
 // SAFETY: `CpuMemory` is a heap block of the size asked for, zeroed, aligned to 64, and freed when dropped.

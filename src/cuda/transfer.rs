@@ -85,7 +85,8 @@ pub fn upload<'a, 'b, T: Element, D: Launches>(
     let (shape, strides) = (source.shape(), contiguous_strides(source.shape()));
     if target.shape() != shape || target.strides() != strides {
         return Err(Error::Plan(format!(
-            "cannot upload shape {shape:?} into shape {:?} with strides {:?}: it takes a dense tensor of the same shape",
+            "cannot upload shape {shape:?} into shape {:?} with strides {:?}: it takes a dense tensor of the same \
+             shape",
             target.shape(),
             target.strides()
         )));

@@ -133,9 +133,10 @@ pub fn roundoff<T: Half>() -> f64 {
 
 /// Dense attention in float64, from the inputs' own values.
 ///
-/// The bound of an element follows the kernel: weights are rounded to `T` before they are multiplied with values (an error
-/// of one roundoff of the mean of |value|), the result is rounded once more; products of queries and keys are sums in fp32,
-/// whose error the exponential turns into one relative to the weight. f16 besides has no weights below 2^-25.
+/// The bound of an element follows the kernel: weights are rounded to `T` before they are multiplied with values (an
+/// error of one roundoff of the mean of |value|), the result is rounded once more; products of queries and keys are
+/// sums in fp32, whose error the exponential turns into one relative to the weight. f16 besides has no weights below
+/// 2^-25.
 pub fn exact<T: Half>(case: &Case, inputs: &Inputs<T>) -> Exact {
     let &Case { batch, seq_q, seq_k, heads, kv_heads, head_dim, band, .. } = case;
     let scale = f64::from(case.softmax_scale());

@@ -62,7 +62,8 @@ impl<T: Half, R: Rig> Loaded<T, R> {
 
 fn integers<D: Device>(lengths: &Held<f32, D>) -> View<'_, i32, D> {
     let view = lengths.view();
-    // SAFETY: the same memory, whose elements have the size and alignment of integers, and are some; it is lent as long.
+    // SAFETY: the same memory, whose elements have the size and alignment of integers, and are some; it is lent as
+    // long.
     unsafe { View::from_raw_parts(view.base().cast(), view.shape(), view.strides()) }
 }
 
@@ -330,8 +331,9 @@ pub fn results_do_not_depend_on_the_order_of_threads<T: Half, R: Rig>(kernel: Ke
     }
 }
 
-/// So long a sequence that the keys and values of not all heads fit the GPU's cache: tiles are then taken in sections of
-/// heads, the last of them smaller. A band keeps all but the first keys out, so that the rest need not be there for long.
+/// So long a sequence that the keys and values of not all heads fit the GPU's cache: tiles are then taken in sections
+/// of heads, the last of them smaller. A band keeps all but the first keys out, so that the rest need not be there
+/// for long.
 pub fn heads_come_in_sections<T: Half, R: Rig>(kernel: Kernel) {
     let Some(queue) = R::queue(6) else { return };
     let case = Case { lse: None, ..Case::new(200, 300, kernel.head_dim).heads(1, 6, 3) }.band(-1000, 90);

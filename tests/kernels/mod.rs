@@ -124,8 +124,20 @@ macro_rules! kernel_tests {
             }
 
             #[test]
+            fn busy_tensor_cores_multiply_right() {
+                crate::kernels::probes::busy_tensor_cores_multiply_right::<half::bf16, $rig>();
+                crate::kernels::probes::busy_tensor_cores_multiply_right::<half::f16, $rig>();
+            }
+
+            #[test]
             fn a_width_without_an_instruction_is_an_error() {
                 crate::kernels::probes::a_width_without_an_instruction_is_an_error::<$rig>();
+            }
+
+            #[test]
+            fn the_peak_counts_its_operations() {
+                crate::kernels::probes::the_peak_counts_its_operations::<half::bf16, $rig>();
+                crate::kernels::probes::the_peak_counts_its_operations::<half::f16, $rig>();
             }
 
             #[test]

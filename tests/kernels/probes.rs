@@ -52,8 +52,8 @@ fn product<T: Half, R: Rig>(form: WgmmaForm, n: usize) {
     }
 }
 
-/// What the copy engine makes of a box: chunks of 16 bytes change places within a row by the row's number, rows beyond the
-/// tensor are zeros, and nothing is stored there.
+/// What the copy engine makes of a box: chunks of 16 bytes change places within a row by the row's number, rows
+/// beyond the tensor are zeros, and nothing is stored there.
 pub fn the_copy_engine_swizzles_by_128_bytes<T: Half, R: Rig>() {
     for (seq, slabs, rows, row, slab) in [
         (64, 1, 64, 0, 0),
@@ -108,4 +108,60 @@ pub fn a_width_without_an_instruction_is_an_error<R: Rig>() {
     let form = WgmmaForm { swizzle: 128, a_from_registers: false, b_mn_major: false };
     let said = probe::wgmma(&queue, form, a.view(), b.view(), d.view_mut()).unwrap_err().to_string();
     assert!(said.contains("ATTN_UNSUPPORTED (") && said.contains("reported by `probe_wgmma` on "), "{said}");
+}
+
+/// The kernel that measures the tensor cores' own rate does the work that it says, and no more.
+pub fn the_peak_counts_its_operations<T: Half, R: Rig>() {
+    let Some(queue) = R::queue(0) else { return };
+    assert!(probe::multiprocessors::<DeviceOf<R>>(&queue).unwrap() > 0);
+    let nan = Tensor::<f32>::from_fn([1, 1, 2, 256], |_| f32::NAN).unwrap();
+    let sums = |iterations: usize| {
+        let mut sums = cuda::to_device(&queue, &nan).unwrap();
+        let operations = probe::peak::<DeviceOf<R>, T>(&queue, iterations, sums.view_mut()).unwrap();
+        (operations, cuda::to_host::<f32, DeviceOf<R>>(&queue, &sums).unwrap())
+    };
+    let ((none, zeros), (once, one), (thrice, three)) = (sums(0), sums(1), sums(3));
+    assert_eq!(none, 0.0);
+    assert!(once > 0.0 && thrice == 3.0 * once, "{once} operations in one iteration, {thrice} in three");
+    assert!(zeros.as_slice().iter().all(|sum| *sum == 0.0));
+    for (one, three) in one.as_slice().iter().zip(three.as_slice()) {
+        assert!((three - 3.0 * one).abs() <= 1e-3 * (one.abs() + 1.0), "{one} once, {three} in three");
+    }
+}
+
+/// The kernel that measures the rate of the tensor cores does the work that it claims: its sums are those of its products.
+pub fn busy_tensor_cores_multiply_right<T: Half, R: Rig>() {
+    const ITERATIONS: usize = 2;
+    let Some(queue) = R::queue(7) else { return };
+    let blocks = probe::multiprocessors::<DeviceOf<R>>(&queue).unwrap();
+    let nan = Tensor::<f32>::from_fn([1, 1, blocks, probe::PEAK_THREADS], |_| f32::NAN).unwrap();
+    let mut sums = cuda::to_device(&queue, &nan).unwrap();
+    let operations = probe::peak::<DeviceOf<R>, T>(&queue, ITERATIONS, sums.view_mut()).unwrap();
+    // Two warpgroups, 64 x 256 x 64 products four times an iteration.
+    assert_eq!(operations, (2 * 2 * 64 * 256 * 64 * 4 * ITERATIONS * blocks) as f64);
+    let sums = cuda::to_host::<f32, DeviceOf<R>>(&queue, &sums).unwrap();
+
+    // What the kernel lays into shared memory: lines of 64 numbers, whose pieces of 8 are swizzled.
+    let exponent = if T::DTYPE == attn::DType::F16 { 0x3800 } else { 0x3f00 };
+    let number = |line: usize, k: usize| -> f64 {
+        let piece = (k / 8) ^ (line % 8);
+        let seed = ((line * 8 + piece) * 4 + 1 + k % 8 / 2) as u32;
+        let mixed = seed.wrapping_mul(2_654_435_761) ^ (seed.wrapping_mul(40503) << 13);
+        let bits = ((mixed & 0x803f_803f) >> (16 * (k % 2))) as u16 | exponent;
+        f64::from(bytemuck::cast::<u16, T>(bits).to_f32())
+    };
+    let column_sum =
+        |lines: core::ops::Range<usize>, k: usize| lines.map(|line| number(line, k)).sum::<f64>();
+    for group in 0..2 {
+        let once: f64 =
+            (0..64).map(|k| column_sum(group * 64..group * 64 + 64, k) * column_sum(128..128 + 256, k)).sum();
+        let expected = once * 4.0 * ITERATIONS as f64;
+        // Of how much fp32 may round off.
+        let size = (64 * 256 * 64 * 4 * ITERATIONS) as f64;
+        for block in 0..blocks {
+            let row = &sums.as_slice()[block * probe::PEAK_THREADS..][group * 128..][..128];
+            let sum: f64 = row.iter().map(|sum| f64::from(*sum)).sum();
+            assert!((sum - expected).abs() <= size * 1e-5, "{sum} instead of {expected}");
+        }
+    }
 }

@@ -120,13 +120,28 @@ typedef struct AttnProbeTma {
 
 int attn_probe_tma(const AttnProbeTma* call, void* stream);
 
+// Peak: `blocks` blocks (one a multiprocessor keeps them all busy) multiply `iterations` times on the tensor cores alone.
+// Writes how many operations that is to `operations`, in host memory, before it returns, and a sum of products for each
+// thread to `sums`, 256 * blocks floats.
+typedef struct AttnProbePeak {
+    float* sums;
+    double* operations;
+    int32_t blocks, iterations, type;
+    int32_t reserved;
+} AttnProbePeak;
+
+int attn_probe_peak(const AttnProbePeak* call, void* stream);
+
+// How many multiprocessors the current device has.
+int attn_multiprocessors(int* count);
+
 // A code's name and what it means. Never null.
 const char* attn_status_name(int status);
 const char* attn_status_text(int status);
 
 // sizeof each struct above in the order of this file (AttnTensor, AttnRows, AttnFlashCall, AttnStateCall, AttnCopy,
-// AttnProbeWgmma, AttnProbeTma).
-void attn_abi_sizes(size_t sizes[7]);
+// AttnProbeWgmma, AttnProbeTma, AttnProbePeak).
+void attn_abi_sizes(size_t sizes[8]);
 
 #ifdef ATTN_SIM
 // The host simulator runs a launch to its end before the launcher returns.

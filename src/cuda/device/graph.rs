@@ -1,18 +1,20 @@
 //! Calls recorded once and replayed: a CUDA graph.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{PoisonError, RwLock};
 
 use attn_runtime::{Error, Result};
-use cudarc::driver::{CudaGraph as Graph, sys};
+use cudarc::driver::{CudaGraph as Graph, DriverError, result, sys};
 
 use super::CudaQueue;
 
-/// How many queues of this process record.
-static RECORDINGS: AtomicUsize = AtomicUsize::new(0);
+/// How many queues of this process record. Locked for reading, none begins to.
+static RECORDINGS: RwLock<usize> = RwLock::new(0);
 
-/// Whether a queue of this process records.
-pub(super) fn is_any_recorded() -> bool {
-    RECORDINGS.load(Ordering::Acquire) > 0
+/// Waits for all of the current context's work, or, while a queue of this process records, which that would break,
+/// calls `otherwise`.
+pub(super) fn settle_context(otherwise: impl FnOnce() -> Result<(), DriverError>) -> Result<(), DriverError> {
+    let recordings = RECORDINGS.read().unwrap_or_else(PoisonError::into_inner);
+    if *recordings == 0 { result::ctx::synchronize() } else { otherwise() }
 }
 
 /// What a queue recorded, ready to be queued again as one.
@@ -24,8 +26,8 @@ pub struct CudaGraph {
 impl CudaQueue {
     /// Records what `body` queues, instead of doing it.
     ///
-    /// The calls of a session of one rank can be recorded once their scratch memory is there: make them twice before, with
-    /// the same shapes. Collectives of several ranks cannot, since they wait for the device.
+    /// The calls of a session of one rank can be recorded once their scratch memory is there: make them twice before,
+    /// with the same shapes. Collectives of several ranks cannot, since they wait for the device.
     ///
     /// # Errors
     /// If `body` returns one, allocates or waits ([`Error::Capturing`]), or the driver reports one.
@@ -52,14 +54,11 @@ impl<'q> Recording<'q> {
     fn begin(queue: &'q CudaQueue) -> Result<Self> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
         let _current = queue.enter()?;
-        RECORDINGS.fetch_add(1, Ordering::AcqRel);
-        match queue.stream().begin_capture(mode) {
-            Ok(()) => Ok(Self(queue)),
-            Err(error) => {
-                RECORDINGS.fetch_sub(1, Ordering::AcqRel);
-                Err(queue.failed("cuStreamBeginCapture", error))
-            }
-        }
+        let mut recordings = RECORDINGS.write().unwrap_or_else(PoisonError::into_inner);
+        let begun = queue.stream().begin_capture(mode);
+        begun.map_err(|error| queue.failed("cuStreamBeginCapture", error))?;
+        *recordings += 1;
+        Ok(Self(queue))
     }
 
     fn end(self) -> Result<Option<Graph>> {
@@ -68,7 +67,7 @@ impl<'q> Recording<'q> {
         let current = queue.enter();
         let flags = sys::CUgraphInstantiate_flags(0);
         let graph = queue.stream().end_capture(flags);
-        RECORDINGS.fetch_sub(1, Ordering::AcqRel);
+        *RECORDINGS.write().unwrap_or_else(PoisonError::into_inner) -= 1;
         current?;
         graph.map_err(|error| queue.failed("cuStreamEndCapture", error))
     }
@@ -85,9 +84,9 @@ impl CudaGraph {
     /// Queues the recorded work, on the queue that recorded it.
     ///
     /// # Safety
-    /// All memory that the recorded calls read and write must still be there, the session's scratch memory included (so the
-    /// session must live, and not have been called with larger shapes since), and nobody else may use what they write
-    /// meanwhile.
+    /// All memory that the recorded calls read and write must still be there, the session's scratch memory included (so
+    /// the session must live, and not have been called with larger shapes since), and nobody else may use what they
+    /// write meanwhile.
     ///
     /// # Errors
     /// If the driver reports one.

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use attn_runtime::Result;
 
-use crate::cuda::abi::{Copy, FlashCall, Launchers, ProbeTma, ProbeWgmma, StateCall};
+use crate::cuda::abi::{Copy, FlashCall, Launchers, ProbePeak, ProbeTma, ProbeWgmma, StateCall};
 
 unsafe extern "C" {
     fn attn_flash_sm90(call: *const FlashCall, stream: *mut c_void) -> c_int;
@@ -14,6 +14,8 @@ unsafe extern "C" {
     fn attn_copy(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int;
     fn attn_probe_wgmma(call: *const ProbeWgmma, stream: *mut c_void) -> c_int;
     fn attn_probe_tma(call: *const ProbeTma, stream: *mut c_void) -> c_int;
+    fn attn_probe_peak(call: *const ProbePeak, stream: *mut c_void) -> c_int;
+    fn attn_multiprocessors(count: *mut c_int) -> c_int;
     fn attn_status_name(status: c_int) -> *const c_char;
     fn attn_status_text(status: c_int) -> *const c_char;
     fn attn_abi_sizes(sizes: *mut usize);
@@ -33,6 +35,8 @@ pub(super) fn launchers() -> Result<&'static Launchers> {
             copy: attn_copy,
             probe_wgmma: attn_probe_wgmma,
             probe_tma: attn_probe_tma,
+            probe_peak: attn_probe_peak,
+            multiprocessors: attn_multiprocessors,
             status_name: attn_status_name,
             status_text: attn_status_text,
             abi_sizes: attn_abi_sizes,

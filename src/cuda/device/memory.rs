@@ -33,8 +33,8 @@ impl CudaMemory {
         let _current = queue.enter()?;
         queue.must_not_capture(
             "allocating GPU memory",
-            "make the call twice before the capture, with the same shapes, so that its scratch memory is there; and give \
-             it tensors to write (`attend_into`)",
+            "make the call twice before the capture, with the same shapes, so that its scratch memory is there; and \
+             give it tensors to write (`attend_into`)",
         )?;
         // SAFETY: a context is current, by the guard above.
         let address = unsafe { result::malloc_sync(bytes) }.map_err(|error| match error {
@@ -63,8 +63,9 @@ impl Drop for CudaMemory {
     fn drop(&mut self) {
         let Some(queue) = &self.queue else { return };
         let Ok(_current) = queue.enter() else { return };
-        // While its stream records, memory is left alone: freeing it would break the recording, and the graph may name it.
-        // In the wake of a fault the driver frees nothing either. What cannot be freed leaks, until the process ends.
+        // While its stream records, memory is left alone: freeing it would break the recording, and the graph may
+        // name it. In the wake of a fault the driver frees nothing either. What cannot be freed leaks, until the
+        // process ends.
         if !matches!(queue.is_capturing(), Ok(false)) || settle(queue).is_err() {
             return;
         }
@@ -73,14 +74,10 @@ impl Drop for CudaMemory {
     }
 }
 
-/// Waits for whatever may still use the queue's memory. That can be work on any queue, so it is the whole context that is
-/// waited for; but a recording of another queue would not survive that, and while there is one only the block's own queue is
-/// waited for. (cuMemFree may, and in practice does, wait for the rest.)
+/// Waits for whatever may still use the queue's memory. That can be work on any queue, so it is the whole context
+/// that is waited for; but a recording of another queue would not survive that, and while there is one only the
+/// block's own queue is waited for. (cuMemFree may, and in practice does, wait for the rest.)
 fn settle(queue: &CudaQueue) -> Result<(), DriverError> {
-    if graph::is_any_recorded() {
-        // SAFETY: the stream lives as long as the queue.
-        unsafe { result::stream::synchronize(queue.stream().cu_stream()) }
-    } else {
-        result::ctx::synchronize()
-    }
+    // SAFETY: the stream lives as long as the queue.
+    graph::settle_context(|| unsafe { result::stream::synchronize(queue.stream().cu_stream()) })
 }

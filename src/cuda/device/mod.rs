@@ -39,8 +39,8 @@ const CAPABILITY: (u32, u32) = (9, 0);
 /// # fn main() -> attn::Result<()> {
 /// let queue = CudaQueue::new(0)?;
 /// World::<Queues<cuda::Cuda>>::on_queues(vec![queue.clone()]).run(|comm| {
-///     let x = Tensor::<bf16>::from_fn([1, 1024, 16, 128], |[_, s, h, d]| bf16::from_f32((s ^ h ^ d) as f32 / 1024.0))?;
-///     let x = cuda::to_device(&queue, &x)?;
+///     let here = Tensor::<bf16>::from_fn([1, 1024, 16, 128], |[_, s, h, d]| bf16::from_f32((s ^ h ^ d) as f32))?;
+///     let x = cuda::to_device(&queue, &here)?;
 ///     let mut session = Session::open(comm)?;
 ///     let out = SelfAttention.attend(&mut session, &x, &x, &x, &AttentionMetadata::default())?;
 ///     cuda::to_host(&queue, &out)

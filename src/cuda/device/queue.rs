@@ -13,9 +13,9 @@ use crate::cuda::abi::Launchers;
 
 /// A stream of a GPU, in the order of which work is done. Clones are handles of the same stream.
 ///
-/// Work is queued and calls return at once. Memory of [`Cuda`](super::Cuda) is freed when no work of any queue can use it
-/// any more; whoever uses a tensor on another queue than the one that writes it orders the two by [`record`](Self::record)
-/// and [`wait`](Self::wait).
+/// Work is queued and calls return at once. Memory of [`Cuda`](super::Cuda) is freed when no work of any queue can
+/// use it any more; whoever uses a tensor on another queue than the one that writes it orders the two by
+/// [`record`](Self::record) and [`wait`](Self::wait).
 #[derive(Clone)]
 pub struct CudaQueue {
     inner: Arc<Inner>,
@@ -36,8 +36,9 @@ impl CudaQueue {
     pub fn new(ordinal: usize) -> Result<Self> {
         let _kept = Kept::here()?;
         let context = context(ordinal)?;
-        // cudarc would wait for all of the GPU's work before the first stream of a context that it tracks, and no recording
-        // survives that. SAFETY: nothing was allocated in this context yet that would have to be tracked.
+        // cudarc would wait for all of the GPU's work before the first stream of a context that it tracks, and no
+        // recording survives that.
+        // SAFETY: nothing was allocated in this context yet that would have to be tracked.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream();
         // SAFETY: as above.
@@ -64,8 +65,8 @@ impl CudaQueue {
     /// A stream that another library made: a `CUstream` or a `cudaStream_t`, null for the default one.
     ///
     /// # Safety
-    /// The stream must be one of that GPU's primary context, which is the context of the CUDA runtime and of all libraries
-    /// above it, and must live as long as the queue and what was allocated on it.
+    /// The stream must be one of that GPU's primary context, which is the context of the CUDA runtime and of all
+    /// libraries above it, and must live as long as the queue and what was allocated on it.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -146,8 +147,8 @@ impl CudaQueue {
         failed(&self.label(), call, error)
     }
 
-    /// Makes the stream's context the thread's current one, until what is returned is dropped: the CUDA runtime, which the
-    /// launchers call, works in that.
+    /// Makes the stream's context the thread's current one, until what is returned is dropped: the CUDA runtime,
+    /// which the launchers call, works in that.
     pub(super) fn enter(&self) -> Result<Kept> {
         let kept = Kept::here()?;
         let wanted = self.context().cu_ctx();
@@ -178,8 +179,8 @@ fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
     })
 }
 
-/// A thread's current context, made current again when this is dropped: what other libraries do on the thread may depend
-/// on it.
+/// A thread's current context, made current again when this is dropped: what other libraries do on the thread may
+/// depend on it.
 pub(super) struct Kept {
     context: sys::CUcontext,
 }
@@ -196,8 +197,8 @@ impl Drop for Kept {
     fn drop(&mut self) {
         let current = result::ctx::get_current().ok().flatten().unwrap_or(core::ptr::null_mut());
         if current != self.context {
-            // SAFETY: the context was the thread's current one; null is none. An error has no place to go from here, and
-            // the next call to the driver reports it again.
+            // SAFETY: the context was the thread's current one; null is none. An error has no place to go from here,
+            // and the next call to the driver reports it again.
             let _ = unsafe { result::ctx::set_current(self.context) };
         }
     }

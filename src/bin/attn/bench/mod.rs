@@ -94,7 +94,10 @@ where
 {
     let runs = plan::runs(&args.strategy, &args.ranks)?;
     plan::check_threads(&runs, args.threads)?;
-    let problem = Problem::new::<T>(args, &runs)?;
+    let mut problem = Problem::new::<T>(args, &runs)?;
+    if problem.gemm_tflops.is_none() {
+        problem.gemm_tflops = D::product_tflops(T::DTYPE)?;
+    }
     let rows = rows::<D, A, K, T>(attention, kernel, &runs, &problem)?;
     let report = Report { problem: &problem, dtype: T::DTYPE, device: D::CALLED, model: D::model()?, rows };
     report::print(&if args.json { report.json() } else { report.text() })
@@ -149,6 +152,7 @@ mod tests {
         let runs = plan::runs(&args.strategy, &args.ranks).unwrap();
         let problem = Problem::new::<bf16>(&args, &runs).unwrap();
         let (simple, overlapped) = (SimpleFlash::default(), OverlappedFlash::default());
+        assert!(Simulated::product_tflops(bf16::DTYPE).unwrap().unwrap() > 0.0);
         for rows in [
             rows::<Simulated, _, _, bf16>(&FlashAttention, &Flash, &runs, &problem),
             rows::<Simulated, _, _, bf16>(&SimpleAttention, &simple, &runs, &problem),

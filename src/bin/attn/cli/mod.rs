@@ -36,7 +36,8 @@ Rows:
   reshard, back    copies from a share of the positions to a share of the heads, and back, one tensor on all ranks
   begin, finish    making the state that ring carries, and dividing it into the output, on one rank
 A floor is what the same work takes at least: for copies a plain copy of as many bytes, measured beside them; for \
-attention, where --gemm-tflops tells it, the time of as many operations as a matrix product.
+attention the time of as many operations as a matrix product, at the rate of --gemm-tflops or, on cuda, at that of the \
+tensor cores with nothing else to do.
 With --json each row is an object on a line of its own, attention first.";
 
 /// Sequence-parallel attention: runs strategies side by side, and compares them.

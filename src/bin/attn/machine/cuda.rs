@@ -1,10 +1,10 @@
 //! The first GPU. The variable CUDA_VISIBLE_DEVICES decides which one that is.
 
 use attn::cuda::{self, Cuda, CudaEvent, CudaQueue};
-use attn::{Element, Error, Tensor};
+use attn::{DType, Element, Error, Tensor};
 use cudarc::driver::{DriverError, result, sys};
 
-use super::Machine;
+use super::{Machine, peak};
 use crate::cli::DeviceName;
 
 impl Machine for Cuda {
@@ -48,6 +48,11 @@ impl Machine for Cuda {
             unsafe { result::memcpy_dtod_async(target, source, bytes, stream.cu_stream()) }
         });
         copied.map_err(|error| failed(queue, error))
+    }
+
+    fn product_tflops(dtype: DType) -> attn::Result<Option<f64>> {
+        // Some milliseconds: long enough for the clock to settle where the power lets it.
+        peak::tflops::<Self>(dtype, 4000)
     }
 
     fn mark(queue: &CudaQueue) -> attn::Result<CudaEvent> {

@@ -3,13 +3,15 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(any(feature = "cuda", all(test, feature = "sim")))]
+mod peak;
 #[cfg(all(test, feature = "sim"))]
 mod sim;
 
 use std::time::Duration;
 
 use attn::comm::threads::Queues;
-use attn::{Device, Element, Tensor, World};
+use attn::{DType, Device, Element, Tensor, World};
 
 pub(crate) use self::cpu::{model, threads};
 use crate::cli::{Backend, DeviceName};
@@ -65,6 +67,15 @@ pub(crate) trait Machine: Device {
         from: &Tensor<T, Self>,
         to: &mut Tensor<T, Self>,
     ) -> attn::Result<()>;
+
+    /// How fast its tensor cores multiply elements of a type when nothing else is in their way, in TFLOP/s. None for a device
+    /// that has none.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn product_tflops(_: DType) -> attn::Result<Option<f64>> {
+        Ok(None)
+    }
 
     /// The moment at which the queue has done all that was asked of it before.
     ///

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use attn::cuda::{self, SimQueue, Simulated};
-use attn::{Cpu, Element, Tensor};
+use attn::{Cpu, DType, Element, Tensor};
 
-use super::Machine;
+use super::{Machine, peak};
 use crate::cli::DeviceName;
 
 impl Machine for Simulated {
@@ -38,6 +38,10 @@ impl Machine for Simulated {
         to: &mut Tensor<T, Self>,
     ) -> attn::Result<()> {
         cuda::upload::<T, Self>(queue, &cuda::to_host::<T, Self>(queue, from)?, to)
+    }
+
+    fn product_tflops(dtype: DType) -> attn::Result<Option<f64>> {
+        peak::tflops::<Self>(dtype, 1)
     }
 
     fn mark(_: &SimQueue) -> attn::Result<Instant> {

@@ -35,7 +35,11 @@ pub(crate) fn build() -> Result<(), String> {
         let mut arguments: Vec<OsString> =
             ["-std=c++17", "-O3", "-Xcompiler=-fPIC"].map(OsString::from).into();
         arguments.push("-Xptxas=-v,--warn-on-spills,--warn-on-local-memory-usage".into());
-        arguments.extend(code.iter().map(OsString::from));
+        // What is written for one architecture's own instructions is compiled for it alone, and is needed to link.
+        let hopper =
+            source.components().any(|part| matches!(part.as_os_str().to_str(), Some("sm90" | "probe")));
+        arguments
+            .extend(if hopper { gencode(ARCHITECTURES)? } else { code.clone() }.iter().map(OsString::from));
         arguments.extend(["-I".into(), kernels.join("include").into()]);
         arguments.extend(["-c".into(), source.into(), "-o".into(), object.as_path().into()]);
         jobs.push(Job { source: source.clone(), object, program: nvcc.clone(), arguments });
@@ -92,7 +96,8 @@ fn find_nvcc(root: &Path) -> Result<PathBuf, String> {
     if let Some(path) = compile::environment("NVCC") {
         // Named by hand: another one in its place would be a surprise.
         let path = PathBuf::from(path);
-        return if path.is_file() { Ok(path) } else { Err(format!("NVCC={}: no such file", path.display())) };
+        let missing = || format!("NVCC={}: no such file (it must be a path)", path.display());
+        return if path.is_file() { Ok(path) } else { Err(missing()) };
     }
     let mut places = Vec::new();
     for variable in ["CUDA_HOME", "CUDA_PATH"] {

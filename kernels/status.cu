@@ -48,13 +48,12 @@ extern "C" const char* attn_status_text(int status) {
     return attn::words_of(status).text;
 }
 
-extern "C" void attn_abi_sizes(size_t sizes[8]) {
-    sizes[0] = sizeof(AttnTensor);
-    sizes[1] = sizeof(AttnRows);
-    sizes[2] = sizeof(AttnFlashCall);
-    sizes[3] = sizeof(AttnStateCall);
-    sizes[4] = sizeof(AttnCopy);
-    sizes[5] = sizeof(AttnProbeWgmma);
-    sizes[6] = sizeof(AttnProbeTma);
-    sizes[7] = sizeof(AttnProbePeak);
+extern "C" size_t attn_abi_sizes(size_t* sizes, size_t room) {
+    constexpr size_t own[] = {
+        sizeof(AttnTensor), sizeof(AttnRows),       sizeof(AttnFlashCall), sizeof(AttnStateCall),
+        sizeof(AttnCopy),   sizeof(AttnProbeWgmma), sizeof(AttnProbeTma),  sizeof(AttnProbePeak),
+    };
+    constexpr size_t count = sizeof(own) / sizeof(own[0]);
+    for (size_t i = 0; i < count && i < room; ++i) sizes[i] = own[i];
+    return count;
 }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use attn::comm::threads::Queues;
-use attn::cuda::cudarc::driver::{CudaContext, DevicePtr, DevicePtrMut};
+use attn::cuda::cudarc::driver::{CudaContext, DevicePtr, DevicePtrMut, sys};
 use attn::cuda::raw::{self, RawAttention, RawTensor};
 use attn::cuda::{self, Cuda, CudaQueue, FlashForm};
 use attn::kernel::Band;
@@ -182,6 +182,39 @@ fn nothing_is_allocated_while_a_graph_is_recorded() {
     unsafe { graph.launch() }.unwrap();
 }
 
+/// A thread that records neither allocates nor frees on any queue; others do both.
+#[test]
+fn a_recording_holds_for_all_queues_of_its_thread() {
+    let _alone = alone_with_the_gpu();
+    let (Some(queue), Some(other)) = (Gpu::queue(0), Gpu::queue(0)) else { return };
+    let tensor = || Tensor::<bf16, Cuda>::zeros(&other, [1, 1, 1, 64]);
+    let before = tensor().unwrap();
+    let (graph, ()) = queue
+        .capture(|| {
+            let said = tensor().unwrap_err().to_string();
+            assert!(said.contains("allocating GPU memory cannot be captured"), "{said}");
+            drop(before);
+            std::thread::scope(|scope| scope.spawn(|| tensor().map(drop)).join().unwrap())
+        })
+        .unwrap();
+    // SAFETY: nothing was recorded.
+    unsafe { graph.launch() }.unwrap();
+    assert!(tensor().is_ok());
+}
+
+/// The primary context stays when nobody is left who uses it, and so does what others have in it.
+#[test]
+fn the_context_outlives_the_last_queue() {
+    let Some(queue) = Gpu::queue(0) else { return };
+    let (context, device) = (queue.stream().context().cu_ctx(), queue.stream().context().cu_device());
+    drop(queue);
+    let (mut flags, mut active) = (0, 0);
+    // SAFETY: the device is one that the driver has named; both results are written.
+    let asked = unsafe { sys::cuDevicePrimaryCtxGetState(device, &mut flags, &mut active) };
+    assert!(asked.result().is_ok() && active == 1);
+    assert_eq!(Gpu::queue(0).unwrap().stream().context().cu_ctx(), context);
+}
+
 #[test]
 fn a_recording_ends_also_with_a_panic() {
     let _alone = alone_with_the_gpu();
@@ -329,6 +362,12 @@ fn the_current_context_of_a_thread_is_left_as_it_was() {
         let tensor = cuda::to_device(&queue, &random(1, [1, 1, 1, 64])).unwrap();
         assert_eq!(current(), None);
         drop(tensor);
+        assert_eq!(current(), None);
+        let event = queue.record().unwrap();
+        event.synchronize().unwrap();
+        drop(event);
+        assert_eq!(current(), None);
+        drop(queue);
         assert_eq!(current(), None);
     })
     .join()

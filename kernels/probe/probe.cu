@@ -175,6 +175,8 @@ WgmmaKernel wgmma_kernel_for_width(const AttnProbeWgmma& call) {
 struct TmaParameters {
     void* image;
     int rows, row, slab;
+    // Of one row in shared memory.
+    int line_bytes;
 };
 
 // What the copy engine hints to the L2 cache: this data will not be read again soon.
@@ -184,7 +186,7 @@ constexpr uint64_t evict_first = 0x12F0000000000000;
 ATTN_KERNEL(block_threads, 1)
 tma_kernel(ATTN_GRID_CONSTANT const TensorMap source, ATTN_GRID_CONSTANT const TensorMap copy,
            ATTN_GRID_CONSTANT const TmaParameters p) {
-    const int tile_bytes = p.rows * 128;
+    const int tile_bytes = p.rows * p.line_bytes;
     const SharedAddress tile = aligned_shared_base();
     const SharedAddress barrier = tile + tile_bytes;
     if (thread_index() == 0) {
@@ -211,23 +213,23 @@ tma_kernel(ATTN_GRID_CONSTANT const TensorMap source, ATTN_GRID_CONSTANT const T
     }
 }
 
-// A [seq, slabs * 64] tensor as flash describes its own: columns in slabs of 64, one head, one batch row.
+// The tensor as flash describes its own: columns in slabs as wide as the swizzle, one head, one batch row.
 int encode_slabs(TensorMap* map, void* base, const AttnProbeTma& call) {
-    const uint64_t row_bytes = uint64_t(call.slabs) * 128;
+    const uint64_t row_bytes = uint64_t(call.slabs) * call.swizzle, width = call.swizzle / 2;
     const uint64_t tensor_bytes = uint64_t(call.seq) * row_bytes;
     TensorMapShape shape = {};
     shape.base = base;
     shape.element_bytes = 2;
     shape.type = ATTN_BF16;
-    const uint64_t extent[5] = {64, uint64_t(call.seq), uint64_t(call.slabs), 1, 1};
-    const uint64_t stride_bytes[4] = {row_bytes, 128, tensor_bytes, tensor_bytes};
-    const uint32_t box[5] = {64, uint32_t(call.rows), 1, 1, 1};
+    const uint64_t extent[5] = {width, uint64_t(call.seq), uint64_t(call.slabs), 1, 1};
+    const uint64_t stride_bytes[4] = {row_bytes, uint64_t(call.swizzle), tensor_bytes, tensor_bytes};
+    const uint32_t box[5] = {uint32_t(width), uint32_t(call.rows), 1, 1, 1};
     for (int i = 0; i < 5; ++i) {
         shape.extent[i] = extent[i];
         shape.box[i] = box[i];
         if (i < 4) shape.stride_bytes[i] = stride_bytes[i];
     }
-    shape.swizzle_bytes = 128;
+    shape.swizzle_bytes = call.swizzle;
     return encode_tensor_map(map, shape);
 }
 
@@ -253,10 +255,11 @@ extern "C" int attn_probe_tma(const AttnProbeTma* call, void* stream) {
     using namespace attn;
     // What one box can hold; whether the tensor suits is for the driver to say.
     if (call->rows < 1 || call->rows > 256 || call->seq < 1 || call->slabs < 1) return ATTN_UNSUPPORTED;
+    if (call->swizzle != 32 && call->swizzle != 64 && call->swizzle != 128) return ATTN_UNSUPPORTED;
     TensorMap source, copy;
     if (const int status = encode_slabs(&source, const_cast<void*>(call->source), *call)) return status;
     if (const int status = encode_slabs(&copy, call->copy, *call)) return status;
-    const TmaParameters p = {call->image, call->rows, call->row, call->slab};
-    const int shared_bytes = pattern_bytes + call->rows * 128 + 16;
+    const TmaParameters p = {call->image, call->rows, call->row, call->slab, call->swizzle};
+    const int shared_bytes = pattern_bytes + call->rows * call->swizzle + 16;
     return launch(tma_kernel, LaunchShape{1, block_threads, shared_bytes}, stream, source, copy, p);
 }

@@ -4,8 +4,9 @@
     python3 peers.py --attn ./attn [--only SUBSTRING] [--rounds N] [--json FILE]
 
 For each shape, ours and the peers are timed one after the other, `rounds` times over; the table gives medians of all
-timings, in TFLOP/s, and the ratio of medians to the faster peer. Causal products are counted half. The first lines
-give the two ceilings of this GPU as PyTorch reaches them: a large matrix product and a large copy.
+timings, in TFLOP/s, and the ratio of what users get (`auto`) to the faster peer. Causal products are counted half. The
+first lines give the ceilings of this GPU as PyTorch reaches them, a large matrix product and a large copy, and how near
+the copy kernel comes to a plain copy. Exit code 1 if a bar is missed or could not be judged.
 """
 
 import argparse
@@ -17,16 +18,20 @@ import sys
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-# (batch, seq, heads, kv_heads, head_dim, causal): 16k tokens of 2048 features, as FlashAttention-3 reports.
+# (batch, seq, heads, kv_heads, head_dim, causal). Those with a bar first: 16k tokens of 2048 features, as
+# FlashAttention-3 reports.
 SHAPES = [
     (batch, 16384 // batch, 2048 // head_dim, 2048 // head_dim, head_dim, causal)
+    for batch in (2, 1, 16)
     for head_dim in (64, 128, 256)
-    for batch in (16, 2, 1)
     for causal in (False, True)
 ] + [(1, 8192, 32, 8, 128, causal) for causal in (False, True)]
-# The bars, at seq 8192: our speed over the faster peer's.
+# The bars, at seq 8192: our speed over the faster peer's. And the copy kernel's over a plain copy's.
 BARS = {64: 1.0, 128: 1.0, 256: 1.1}
+COPY_BAR = 0.9
 PEERS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+# `auto` each round; the others in the first alone, to see whether the table of shapes chooses well.
+FORMS = ("auto", "simple", "overlapped")
 
 
 def milliseconds(work, runs=10):
@@ -53,17 +58,29 @@ def ceilings():
     return {"gemm_tflops": product, "copy_gb_per_s": copy}
 
 
-def ours(program, shape, form, runs=10):
-    batch, seq, heads, kv_heads, head_dim, causal = shape
-    command = [
-        program, "bench", "--device", "cuda", "--dtype", "bf16", "--backend", "flash", "--json",
-        "--shape", f"{batch},{seq},{heads},{head_dim}", "--kv-heads", str(kv_heads),
-        "--mask", "causal" if causal else "none", "--runs", str(runs), "--form", form,
-    ]  # fmt: skip
+def bench(program, *options):
+    """The rows of a run of `attn bench`."""
+    command = [program, "bench", "--device", "cuda", "--dtype", "bf16", "--json", *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[0])["median_ms"]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def ours(program, shape, form, gemm_tflops):
+    batch, seq, heads, kv_heads, head_dim, causal = shape
+    rows = bench(
+        program, "--shape", f"{batch},{seq},{heads},{head_dim}", "--kv-heads", str(kv_heads),
+        "--mask", "causal" if causal else "none", "--runs", "10", "--form", form,
+        "--gemm-tflops", f"{gemm_tflops:.1f}",
+    )  # fmt: skip
+    return rows[0]["median_ms"]
+
+
+def copies(program):
+    """How near the reshards of a large tensor come to a plain copy of as many bytes."""
+    rows = bench(program, "--shape", "1,32768,24,128", "--strategy", "none", "--runs", "10")
+    return {row["name"]: row["of_floor"] for row in rows if row["name"] in ("reshard", "back")}
 
 
 def peer(backend, shape):
@@ -79,6 +96,17 @@ def peer(backend, shape):
     return statistics.median(times)
 
 
+def measure(arguments, shape, gemm_tflops):
+    """The times of every form and peer that there is."""
+    times = {}
+    for turn in range(arguments.rounds):
+        for form in FORMS if turn == 0 else FORMS[:1]:
+            times.setdefault(form, []).append(ours(arguments.attn, shape, form, gemm_tflops))
+        for label, backend in PEERS.items():
+            times.setdefault(label, []).append(peer(backend, shape))
+    return {label: values for label, values in times.items() if None not in values}
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--attn", default="./attn")
@@ -87,44 +115,42 @@ def main():
     parser.add_argument("--json")
     arguments = parser.parse_args()
 
-    found = ceilings()
+    found, rows, missed = ceilings(), [], []
     print(f"torch {torch.__version__}, {torch.cuda.get_device_name()}")
     print(f"ceilings: matrix product {found['gemm_tflops']:.0f} TFLOP/s, copy {found['copy_gb_per_s']:.0f} GB/s")
-    print(f"{'shape b,s,h/kv,d':28}{'overlapped':>11}{'simple':>8}{'cudnn':>8}{'flash':>8}{'ratio':>8}  bar")
-    rows, missed = [], []
+    for name, part in copies(arguments.attn).items():
+        verdict = "ok" if part is not None and part >= COPY_BAR else "MISSED"
+        if verdict != "ok":
+            missed.append(name)
+        said = "unknown" if part is None else f"{part:.3f}"
+        print(f"copy kernel, {name}: {said} of a plain copy, bar {COPY_BAR} {verdict}")
+    columns = [*FORMS, *PEERS]
+    print(f"{'b,s,h/kv,d; TFLOP/s':26}{''.join(f'{column:>11}' for column in columns)}{'ratio':>8}  bar")
     for shape in SHAPES:
         batch, seq, heads, kv_heads, head_dim, causal = shape
         name = f"{batch},{seq},{heads}/{kv_heads},{head_dim}{' causal' if causal else ''}"
         if arguments.only not in name:
             continue
-        times = {}
-        for _ in range(arguments.rounds):
-            for form in ("overlapped", "simple"):
-                times.setdefault(form, []).append(ours(arguments.attn, shape, form))
-            for label, backend in PEERS.items():
-                times.setdefault(label, []).append(peer(backend, shape))
+        times = measure(arguments, shape, found["gemm_tflops"])
         flops = 4 * batch * heads * seq * seq * head_dim / (2 if causal else 1)
-        medians = {label: statistics.median(t) for label, t in times.items() if None not in t}
-        speed = {label: flops / ms / 1e9 for label, ms in medians.items()}
+        speed = {label: flops / statistics.median(values) / 1e9 for label, values in times.items()}
         best = max((speed[label] for label in PEERS if label in speed), default=None)
-        # The default is what users get; the table says what it is.
-        ratio = speed["overlapped"] / best if best else None
-        bar = BARS[head_dim] if seq == 8192 else None
-        if bar and ratio and ratio < bar:
-            missed.append(name)
-        cells = "".join(
-            f"{speed[label]:>{width}.0f}" if label in speed else f"{'-':>{width}}"
-            for label, width in (("overlapped", 11), ("simple", 8), ("cudnn", 8), ("flash", 8))
-        )
-        said = f"{ratio:8.2f}" if ratio else f"{'-':>8}"
-        verdict = "" if not bar else f"  {bar} {'ok' if name not in missed else 'MISSED'}"
-        print(f"{name:28}{cells}{said}{verdict}", flush=True)
-        rows.append({"shape": name, "milliseconds": times, "tflops": speed, "ratio": ratio})
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"ceilings": found, "rows": rows}, file, indent=1)
+        ratio = speed["auto"] / best if best else None
+        bar = BARS[head_dim] if (seq, kv_heads) == (8192, heads) else None
+        verdict = ""
+        if bar:
+            verdict = "no peer" if ratio is None else "ok" if ratio >= bar else "MISSED"
+            if verdict != "ok":
+                missed.append(name)
+        cells = "".join(f"{speed[label]:>11.0f}" if label in speed else f"{'-':>11}" for label in columns)
+        print(f"{name:26}{cells}{'-' if ratio is None else f'{ratio:.2f}':>8}  {bar or ''} {verdict}", flush=True)
+        rows.append({"shape": name, "milliseconds": times, "tflops": speed, "ratio": ratio, "bar": bar})
+        # After each shape: what was measured stays, however this ends.
+        if arguments.json:
+            with open(arguments.json, "w") as file:
+                json.dump({"ceilings": found, "rows": rows}, file, indent=1)
     if missed:
-        print(f"bars missed: {'; '.join(missed)}")
+        sys.exit(f"bars missed: {'; '.join(missed)}")
 
 
 main()

@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass, field
 
-# Registers of a multiprocessor.
+# Registers of a multiprocessor, and the shared memory that a block can have.
 REGISTERS = 65536
+SHARED_BYTES = 232448
 # A copy keeps the memory busy by many threads: this many registers let a multiprocessor hold 1536 of them.
 COPY_REGISTERS = 40
 
@@ -52,6 +53,14 @@ class Tile:
         r"\bTile<[^<>]*?, (\d+), (\d+), (\d+), \((?:\w+::)*Form\)([01]), (true|false), (true|false)>"
     )
 
+    @property
+    def shared_bytes(self):
+        """As in tile.h: the launch asks for it, so neither ptxas nor the machine code knows."""
+        query, block = self.rows * self.head_dim * 2, self.keys * self.head_dim * 2
+        least = 1024 + query + 2 * 2 * block + 256
+        own_output = not self.carried and least + query <= SHARED_BYTES
+        return least + (query if own_output else 0)
+
     @classmethod
     def of(cls, name):
         found = cls.PATTERN.search(name)
@@ -63,8 +72,13 @@ class Tile:
 
 def judge(kernel):
     """Runs all gates for a kernel; what is wrong is added to its failures."""
-    gates = [private_memory, register_budget, store_fences]
+    tile = Tile.of(kernel.name)
+    if tile is not None:
+        kernel.shared_bytes += tile.shared_bytes
+    gates = [private_memory, register_budget, shared_memory, store_fences]
     gates += {"flash": [flash_roles, flash_products, flash_order], "copy": [copy_width]}.get(kernel.family, [])
+    if "peak_kernel" in kernel.name:
+        gates.append(peak_products)
     kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_("HGMMA"))
     for gate in gates:
         kernel.failures.extend(dict.fromkeys(gate(kernel)))
@@ -94,6 +108,12 @@ def register_budget(kernel):
         taken = kernel.threads * kernel.registers
         if shared_out > taken:
             yield f"setmaxnreg shares out {shared_out} registers, the launch takes {taken}"
+
+
+def shared_memory(kernel):
+    """A block must get what the launch asks for."""
+    if kernel.shared_bytes > SHARED_BYTES:
+        yield f"{kernel.shared_bytes} bytes of shared memory; a block can have {SHARED_BYTES}"
 
 
 def store_fences(kernel):
@@ -214,6 +234,15 @@ def flash_order(kernel):
             yield f"{misplaced} of {before} exponentials are outside the waits for scores and output: no overlap"
         elif before < tile.keys // 2:
             yield f"a loop with {before} exponentials, fewer than its {tile.keys // 2} scores"
+
+
+def peak_products(kernel):
+    """What measures the tensor cores issues all its products before it waits."""
+    loops = kernel.hot_loops
+    if len(loops) != 1 or sum(each.is_("HGMMA") for each in loops[0]) != 16:
+        yield "expected one loop of 16 HGMMA"
+    elif sum(each.is_("WARPGROUP.DEPBAR") for each in loops[0]) != 1:
+        yield "the loop waits for some products before it issues others"
 
 
 def copy_width(kernel):

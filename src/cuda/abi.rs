@@ -127,7 +127,7 @@ pub struct ProbeTma {
     pub rows: i32,
     pub row: i32,
     pub slab: i32,
-    pub reserved: i32,
+    pub swizzle: i32,
 }
 
 /// `AttnProbePeak`.
@@ -190,29 +190,32 @@ pub struct Launchers {
     pub multiprocessors: unsafe extern "C" fn(count: *mut c_int) -> c_int,
     pub status_name: unsafe extern "C" fn(status: c_int) -> *const c_char,
     pub status_text: unsafe extern "C" fn(status: c_int) -> *const c_char,
-    pub abi_sizes: unsafe extern "C" fn(sizes: *mut usize),
+    pub abi_sizes: unsafe extern "C" fn(sizes: *mut usize, room: usize) -> usize,
 }
 
 impl Launchers {
     /// This table, if its kernels were built from the header that this file mirrors.
     ///
     /// # Errors
-    /// If a struct's size differs.
+    /// If there are more or fewer structs, or a struct's size differs.
     ///
     /// # Safety
-    /// The functions must have the signatures of `abi.h`, and `abi_sizes` must write eight sizes.
+    /// The functions must have the signatures of `abi.h`, and `abi_sizes` must write no more than there is room for.
     pub unsafe fn checked(self) -> Result<Self> {
         let mut theirs = [0_usize; SIZES.len()];
         // SAFETY: the caller's contract.
-        unsafe { (self.abi_sizes)(theirs.as_mut_ptr()) };
-        if theirs == SIZES {
+        let count = unsafe { (self.abi_sizes)(theirs.as_mut_ptr(), theirs.len()) };
+        if count == SIZES.len() && theirs == SIZES {
             return Ok(self);
         }
+        let theirs = &theirs[..count.min(SIZES.len())];
         Err(Error::Unavailable {
             what: "the library of GPU kernels",
             why: format!(
-                "its structs have the sizes {theirs:?}, those of this program {SIZES:?}: it was built from another \
-                 version"
+                "its {count} structs have the sizes {theirs:?}{}, the {} of this program {SIZES:?}: it was built \
+                 from another version",
+                if count > SIZES.len() { " and more" } else { "" },
+                SIZES.len()
             ),
             cure: String::from("build the kernels and the program from one source tree"),
         })
@@ -248,18 +251,41 @@ mod tests {
         c"attnNothing".as_ptr()
     }
 
-    /// The sizes that abi.h has on every 64-bit machine, and a header of another day.
-    unsafe extern "C" fn right(sizes: *mut usize) {
-        // SAFETY: the caller gives eight places.
-        unsafe { sizes.cast::<[usize; 8]>().write([32, 32, 312, 184, 120, 48, 48, 32]) };
+    /// The sizes that abi.h has on every 64-bit machine.
+    const OF_HEADER: [usize; 8] = [32, 32, 312, 184, 120, 48, 48, 32];
+
+    /// What `attn_abi_sizes` does with the sizes of a header.
+    ///
+    /// # Safety
+    /// As there.
+    unsafe fn write(own: &[usize], sizes: *mut usize, room: usize) -> usize {
+        let written = own.len().min(room);
+        // SAFETY: the caller gives that much room.
+        unsafe { core::ptr::copy_nonoverlapping(own.as_ptr(), sizes, written) };
+        own.len()
     }
 
-    unsafe extern "C" fn wrong(sizes: *mut usize) {
+    unsafe extern "C" fn right(sizes: *mut usize, room: usize) -> usize {
+        // SAFETY: the caller's contract, for this function and the next three.
+        unsafe { write(&OF_HEADER, sizes, room) }
+    }
+
+    unsafe extern "C" fn wrong(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { sizes.cast::<[usize; 8]>().write([32, 32, 304, 184, 120, 48, 48, 32]) };
+        unsafe { write(&[32, 32, 304, 184, 120, 48, 48, 32], sizes, room) }
     }
 
-    fn table(abi_sizes: unsafe extern "C" fn(*mut usize)) -> Launchers {
+    unsafe extern "C" fn fewer(sizes: *mut usize, room: usize) -> usize {
+        // SAFETY: as above.
+        unsafe { write(&OF_HEADER[..7], sizes, room) }
+    }
+
+    unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {
+        // SAFETY: as above.
+        unsafe { write(&[32, 32, 312, 184, 120, 48, 48, 32, 64], sizes, room) }
+    }
+
+    fn table(abi_sizes: unsafe extern "C" fn(*mut usize, usize) -> usize) -> Launchers {
         Launchers {
             flash_sm90: launch,
             state_begin: launch,
@@ -278,10 +304,14 @@ mod tests {
     #[test]
     fn kernels_of_another_header_are_refused() {
         // SAFETY: the functions above have the signatures of `abi.h`.
-        let (right, wrong) = unsafe { (table(right).checked(), table(wrong).checked()) };
-        assert!(right.is_ok());
-        let message = wrong.unwrap_err().to_string();
+        let checked = |sizes| unsafe { table(sizes).checked() };
+        assert!(checked(right).is_ok());
+        let message = checked(wrong).unwrap_err().to_string();
         assert!(message.contains("304") && message.contains("312"), "{message}");
         assert!(message.contains("one source tree"), "{message}");
+        let message = checked(fewer).unwrap_err().to_string();
+        assert!(message.contains("its 7 structs") && message.contains("48, 48], the 8 of"), "{message}");
+        let message = checked(more).unwrap_err().to_string();
+        assert!(message.contains("its 9 structs") && message.contains("48, 32] and more"), "{message}");
     }
 }

@@ -7,7 +7,7 @@ use attn_runtime::{
 
 use super::abi;
 use super::element::{Half, number};
-use super::launches::{Launches, launch};
+use super::launches::{Launches, here, launch};
 use super::layout;
 
 /// The kernel's name, in messages.
@@ -58,6 +58,9 @@ impl FlashSm90 {
     ///
     /// `key_lengths` is `[batch, 1, 1, 1]`, dense; a length below 0 counts as 0, one above `seq_k` as `seq_k`.
     ///
+    /// All tensors must lie in memory of the queue's own GPU, even where it could read another's. In a process with
+    /// several GPUs the driver is asked about all but `lse` and `key_lengths`.
+    ///
     /// # Errors
     /// As `forward`; if `key_lengths` has another shape.
     pub fn forward_with<D: Launches, T: Half>(
@@ -69,6 +72,7 @@ impl FlashSm90 {
         let AttentionCall { query, kv, band, scale, ref mut out, ref mut lse } = *call;
         let mut flash = self.inputs(queue, query, kv, band, scale, key_lengths)?;
         (flash.out, flash.lse) = outputs(query.shape(), out.reborrow(), lse.as_mut().map(ViewMut::reborrow))?;
+        here::<D>(queue, NAME, &[("out", flash.out.base)])?;
         // SAFETY: the views lend device memory of the shapes checked above, the outputs exclusively.
         unsafe { launch::<D, _>(queue, NAME, |launchers| launchers.flash_sm90, &flash) }
     }
@@ -89,6 +93,7 @@ impl FlashSm90 {
     ) -> Result<()> {
         let mut flash = self.inputs(queue, query, kv, band, scale, key_lengths)?;
         (flash.state_output, flash.state_max, flash.state_sum) = describe_state(query.shape(), state)?;
+        here::<D>(queue, NAME, &[("state.output", flash.state_output.base)])?;
         // SAFETY: the views lend device memory of the shapes checked above, the state exclusively.
         unsafe { launch::<D, _>(queue, NAME, |launchers| launchers.flash_sm90, &flash) }
     }
@@ -106,7 +111,7 @@ impl FlashSm90 {
         D::supports(queue, NAME)?;
         let [batch, seq_q, heads, head_dim] = query.shape();
         let [_, seq_k, kv_heads, _] = key.shape();
-        layout::shape("query", query.shape(), query.shape(), "its own")?;
+        layout::not_empty("query", query.shape())?;
         let expected = [batch, seq_k, kv_heads, head_dim];
         layout::shape("key", key.shape(), expected, "the query's batch and head_dim")?;
         layout::shape("value", value.shape(), key.shape(), "the key's shape")?;
@@ -136,10 +141,12 @@ impl FlashSm90 {
         let tensor = |name, view: View<'_, T, D>| {
             layout::tensor(NAME, name, view.base(), view.shape(), view.strides())
         };
+        let (query, key, value) = (tensor("query", query)?, tensor("key", key)?, tensor("value", value)?);
+        here::<D>(queue, NAME, &[("query", query.base), ("key", key.base), ("value", value.base)])?;
         Ok(abi::FlashCall {
-            query: tensor("query", query)?,
-            key: tensor("key", key)?,
-            value: tensor("value", value)?,
+            query,
+            key,
+            value,
             out: abi::Tensor::NONE,
             state_output: abi::Tensor::NONE,
             lse: abi::Rows::NONE,
@@ -202,9 +209,13 @@ fn state_call<D: Launches, T: Half>(
     state: &CarriedState<'_, D>,
 ) -> Result<abi::StateCall> {
     D::supports(queue, NAME)?;
+    let [batch, seq, heads, head_dim] = shape;
+    if !head_dim.is_multiple_of(8) {
+        let what = format!("a state of head_dim = {head_dim}");
+        return Err(layout::unsupported(NAME, what, "it takes multiples of 8"));
+    }
     let (state_output, state_max, state_sum) = describe_state(shape, state)?;
     layout::count_rows(NAME, shape)?;
-    let [batch, seq, heads, head_dim] = shape;
     Ok(abi::StateCall {
         state_output,
         out: abi::Tensor::NONE,
@@ -250,6 +261,7 @@ impl<D: Launches, T: Half> CarriesState<D, T> for FlashSm90 {
         let shape = state.output.shape();
         let mut call = state_call::<D, T>(scope.queue(), shape, &state)?;
         (call.out, call.lse) = outputs(shape, out, lse)?;
+        here::<D>(scope.queue(), NAME, &[("state.output", call.state_output.base), ("out", call.out.base)])?;
         // SAFETY: the views lend device memory of the shapes checked above, the outputs exclusively.
         unsafe { launch::<D, _>(scope.queue(), "state_finish", |launchers| launchers.state_finish, &call) }
     }

@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 use attn_runtime::{Device, Error, Result};
 
 use super::abi::{self, Launch, Launchers};
+use super::layout;
 
 /// A device that runs the crate's GPU kernels: `Cuda`, or `Simulated` on the host.
 /// Sealed.
@@ -36,6 +37,11 @@ pub trait Backend: Device {
     /// If it lacks something.
     fn supports(queue: &Self::Queue, kernel: &'static str) -> Result<()>;
 
+    /// On which other device of its kind the memory at an address lies, if there are several and it can be told.
+    fn elsewhere(_: &Self::Queue, _: *const c_void) -> Option<String> {
+        None
+    }
+
     /// What the device has to say about a status, besides the status' own text.
     fn report(_: &Self::Queue, _: c_int) -> Option<String> {
         None
@@ -58,6 +64,34 @@ pub trait Backend: Device {
     /// # Errors
     /// If the device reports one.
     unsafe fn download(queue: &Self::Queue, from: NonNull<u8>, to: &mut [u8]) -> Result<()>;
+
+    /// Queues a copy of bytes from one place of the device to another.
+    ///
+    /// # Safety
+    /// Both must be that many bytes of the device's memory, apart from each other, which nobody writes and nobody
+    /// touches, in this order, until the queue has passed the call.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    unsafe fn duplicate(queue: &Self::Queue, from: NonNull<u8>, to: NonNull<u8>, bytes: usize) -> Result<()>;
+}
+
+/// That tensors lie in memory of the queue's own device.
+///
+/// # Errors
+/// If one is known to lie elsewhere.
+pub(crate) fn here<D: Launches>(
+    queue: &D::Queue,
+    kernel: &'static str,
+    tensors: &[(&'static str, *const c_void)],
+) -> Result<()> {
+    for (name, base) in tensors {
+        if let Some(device) = D::elsewhere(queue, *base) {
+            let supported = format!("its queue is one of {}: copy the tensor there", D::label(queue));
+            return Err(layout::unsupported(kernel, format!("`{name}` in memory of {device}"), supported));
+        }
+    }
+    Ok(())
 }
 
 /// Queues one call.
@@ -136,7 +170,9 @@ mod tests {
         if status > 0 { of_runtime.as_ptr() } else { own.as_ptr() }
     }
 
-    unsafe extern "C" fn sizes(_: *mut usize) {}
+    unsafe extern "C" fn sizes(_: *mut usize, _: usize) -> usize {
+        0
+    }
 
     static LAUNCHERS: Launchers = Launchers {
         flash_sm90: launch_of,
@@ -195,6 +231,14 @@ mod tests {
         unsafe fn download((): &(), _: NonNull<u8>, _: &mut [u8]) -> Result<()> {
             Ok(())
         }
+
+        unsafe fn duplicate((): &(), _: NonNull<u8>, _: NonNull<u8>, _: usize) -> Result<()> {
+            Ok(())
+        }
+
+        fn elsewhere((): &(), address: *const c_void) -> Option<String> {
+            (address.addr() == 4096).then(|| String::from("broken:4"))
+        }
     }
 
     #[test]
@@ -209,5 +253,17 @@ mod tests {
         );
         let error = queue_on::<Broken>(&(), "copy", |_, _| -1).unwrap_err();
         assert_eq!(error.to_string(), "ATTN_UNSUPPORTED (no kernel) reported by `copy` on broken:3");
+    }
+
+    #[test]
+    fn a_tensor_of_another_device_is_refused_with_both() {
+        let at = core::ptr::without_provenance::<c_void>;
+        let error = here::<Broken>(&(), "flash", &[("query", at(64)), ("key", at(4096))]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the GPU kernel `flash` does not take `key` in memory of broken:4: its queue is one of broken:3: copy the \
+             tensor there"
+        );
+        assert!(here::<Broken>(&(), "flash", &[("query", at(64))]).is_ok());
     }
 }

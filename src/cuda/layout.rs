@@ -106,6 +106,14 @@ pub(crate) fn shape(
         let expected = format!("{expected:?} ({what}; axes are batch, seq, heads, head_dim)");
         return Err(Error::Shape { tensor: name, found, expected });
     }
+    not_empty(name, found)
+}
+
+/// That no axis of a tensor has length 0.
+///
+/// # Errors
+/// If one has.
+pub(crate) fn not_empty(name: &'static str, found: [usize; 4]) -> Result<()> {
     if found.contains(&0) { Err(Error::Empty { tensor: name, found }) } else { Ok(()) }
 }
 
@@ -295,8 +303,8 @@ mod tests {
         let said = message(shape("value", [1, 2, 3, 64], [1, 2, 4, 64], "the key's shape"));
         assert!(said.contains("[1, 2, 4, 64] (the key's shape"), "{said}");
         assert!(matches!(
-            shape("key", [1, 0, 3, 64], [1, 0, 3, 64], "its own"),
-            Err(Error::Empty { tensor: "key", .. })
+            shape("value", [1, 0, 3, 64], [1, 0, 3, 64], "the key's shape"),
+            Err(Error::Empty { tensor: "value", .. })
         ));
     }
 }

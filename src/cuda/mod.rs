@@ -17,6 +17,7 @@ mod element;
 mod flash;
 mod launches;
 mod layout;
+mod loader;
 #[doc(hidden)]
 pub mod probe;
 pub mod raw;
@@ -33,4 +34,13 @@ pub use flash::{FlashForm, FlashSm90};
 pub use launches::{GpuQueue, Launches};
 #[cfg(feature = "sim")]
 pub use sim::{SimQueue, Simulated};
-pub use transfer::{to_device, to_host, upload};
+pub use transfer::{duplicate, to_device, to_host, upload};
+
+use attn_runtime::World;
+use attn_runtime::comm::threads::Queues;
+
+/// A world of ranks that are threads of this process, each with a queue of its own: streams of one card, or of several
+/// that can read each other's memory.
+pub const fn world<Q: GpuQueue>(queues: Vec<Q>) -> World<Queues<Q::Device>> {
+    World::<Queues<Q::Device>>::on_queues(queues)
+}

@@ -5,6 +5,7 @@ use attn_runtime::{Error, Result, View, ViewMut};
 use super::abi;
 use super::element::{Half, number};
 use super::launches::{Launches, launch, queue_on};
+use super::layout;
 
 /// How the operands of a [`wgmma`] probe lie.
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +50,9 @@ pub fn wgmma<D: Launches, T: Half>(
     unsafe { launch::<D, _>(queue, "probe_wgmma", |launchers| launchers.probe_wgmma, &call) }
 }
 
-/// Loads the box of `rows` x 64 elements from `row`, `slab` of `source`, a dense `[1, 1, seq, slabs * 64]`; writes
-/// shared memory as it stands to `image` (`[1, 1, rows, 64]`), and the tile to the same place of `copy`.
+/// Loads the box of `rows` x `width` elements from `row` and `slab` of `source`, a dense `[1, 1, seq, slabs * width]`,
+/// under a swizzle of `2 * width` bytes (32, 64 or 128); writes shared memory as it stands to `image`
+/// (`[1, 1, rows, width]`), and the tile to the same place of `copy`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the device reports an error.
@@ -62,21 +64,22 @@ pub fn tma<D: Launches, T: Half>(
     image: ViewMut<'_, T, D>,
 ) -> Result<()> {
     D::supports(queue, "probe_tma")?;
-    let [_, _, seq, width] = source.shape();
-    let rows = image.shape()[2];
-    dense("source", source.shape(), source.strides(), [1, 1, seq, width / 64 * 64])?;
+    let [_, _, seq, columns] = source.shape();
+    let [_, _, rows, width] = image.shape();
+    let slabs = columns / width.max(1);
+    dense("source", source.shape(), source.strides(), [1, 1, seq, slabs * width])?;
     dense("copy", copy.shape(), copy.strides(), source.shape())?;
-    dense("image", image.shape(), image.strides(), [1, 1, rows, 64])?;
+    dense("image", image.shape(), image.strides(), [1, 1, rows, width])?;
     let call = abi::ProbeTma {
         source: source.base().as_ptr().cast_const().cast(),
         copy: copy.base().as_ptr().cast(),
         image: image.base().as_ptr().cast(),
         seq: small(seq)?,
-        slabs: small(width / 64)?,
+        slabs: small(slabs)?,
         rows: small(rows)?,
         row: small(row)?,
         slab: small(slab)?,
-        reserved: 0,
+        swizzle: small(2 * width)?,
     };
     // SAFETY: the views lend dense tensors of these shapes, `copy` and `image` exclusively.
     unsafe { launch::<D, _>(queue, "probe_tma", |launchers| launchers.probe_tma, &call) }
@@ -98,8 +101,9 @@ pub fn multiprocessors<D: Launches>(queue: &D::Queue) -> Result<usize> {
     Ok(count.unsigned_abs() as usize)
 }
 
-/// Keeps the tensor cores of as many blocks as `sums` (`[1, 1, blocks, PEAK_THREADS]`) has busy for `iterations`, on numbers
-/// of about 1 in shared memory; returns how many operations that is, and writes a sum of products for each thread.
+/// Keeps the tensor cores of as many blocks as `sums` (`[1, 1, blocks, PEAK_THREADS]`) has busy for `iterations`, on
+/// numbers of about 1 in shared memory; returns how many operations that is, and writes a sum of products for each
+/// thread.
 ///
 /// # Errors
 /// If the shape does not fit, or the device reports an error.
@@ -133,5 +137,7 @@ fn dense(tensor: &'static str, found: [usize; 4], strides: [usize; 4], expected:
 }
 
 fn small(number: usize) -> Result<i32> {
-    i32::try_from(number).map_err(|_| Error::Plan(format!("{number} is no size of a tile")))
+    i32::try_from(number).map_err(|_| {
+        layout::unsupported("probe", format!("the number {number}"), format!("at most {}", i32::MAX))
+    })
 }

@@ -72,7 +72,7 @@ pub struct RawAttention {
 /// `examples/foreign_memory.rs` uses it.
 ///
 /// # Safety
-/// Every index inside the shapes must name memory of the queue's device: of query, key and value initialised and
+/// Every index inside the shapes must name memory of the queue's own device: of query, key and value initialised and
 /// written by nobody, of `out` and `lse` an element of its own that nobody else touches, `key_lengths` as said there;
 /// until the queue has passed the call.
 ///

@@ -1,6 +1,5 @@
 //! The GPU's kernels on the host, for tests: the same sources, built by a C++ compiler against a simulator.
 
-use core::error::Error as _;
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr::NonNull;
 use std::ffi::OsString;
@@ -15,6 +14,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use super::abi::{self, Launchers};
 use super::copy;
 use super::launches::{Backend, GpuQueue};
+use super::loader::told;
 
 /// A simulated GPU of compute capability 9.0, for tests: it runs the kernels of `Cuda` thread by thread on
 /// the host, many thousand times slower, and reports races, deadlocks and reads of what was not yet written.
@@ -82,7 +82,8 @@ impl Simulator {
             what: "the simulator of the GPU kernels",
             why,
             cure: String::from(
-                "build with the feature `sim`, or let the environment variable ATTN_SIM_LIBRARY name libattn_sim.so",
+                "build with the feature `sim`, or let the environment variable ATTN_SIM_LIBRARY name libattn_sim.so \
+                 where the program is started by itself: `cargo test` and `cargo run` set the variable themselves",
             ),
         };
         if path.is_empty() {
@@ -118,11 +119,6 @@ impl Simulator {
         core::mem::forget(library);
         Ok(Self { launchers, seed, report })
     }
-}
-
-/// What the loader says: the library or the symbol, and what is the matter with it.
-fn told(error: &libloading::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// Where the build put the library; empty where there was no build of it. (`cargo test` and `cargo run` set the
@@ -183,6 +179,12 @@ impl Backend for Simulated {
     unsafe fn download(_: &SimQueue, from: NonNull<u8>, to: &mut [u8]) -> Result<()> {
         // SAFETY: as above.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    unsafe fn duplicate(_: &SimQueue, from: NonNull<u8>, to: NonNull<u8>, bytes: usize) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), bytes) };
         Ok(())
     }
 }

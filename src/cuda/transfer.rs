@@ -5,7 +5,7 @@ use attn_runtime::tensor::contiguous_strides;
 use attn_runtime::{Cpu, Element, Error, Result, Tensor, View, ViewMut};
 
 use super::copy;
-use super::launches::{GpuQueue, Launches};
+use super::launches::{GpuQueue, Launches, here};
 
 /// A dense copy on the device of a tensor on the host. Waits until it is there.
 ///
@@ -84,12 +84,9 @@ pub fn upload<'a, 'b, T: Element, D: Launches>(
     let (source, target) = (source.into(), target.into());
     let (shape, strides) = (source.shape(), contiguous_strides(source.shape()));
     if target.shape() != shape || target.strides() != strides {
-        return Err(Error::Plan(format!(
-            "cannot upload shape {shape:?} into shape {:?} with strides {:?}: it takes a dense tensor of the same \
-             shape",
-            target.shape(),
-            target.strides()
-        )));
+        let expected =
+            format!("{shape:?}, dense, with strides {strides:?} instead of {:?}", target.strides());
+        return Err(Error::Shape { tensor: "target", found: target.shape(), expected });
     }
     if shape.contains(&0) {
         return Ok(());
@@ -104,4 +101,40 @@ pub fn upload<'a, 'b, T: Element, D: Launches>(
     };
     // SAFETY: the target is dense, of this shape, and lent exclusively.
     unsafe { D::upload(queue, bytemuck::cast_slice(elements), target.base().cast()) }
+}
+
+/// Queues a copy of a dense tensor into another one as large, in the plainest way that the device has: for a GPU, the
+/// driver's own.
+///
+/// # Errors
+/// If one of the tensors is not dense or of another GPU, they differ in size, or the device reports an error.
+pub fn duplicate<'a, 'b, T: Element, D: Launches>(
+    queue: &D::Queue,
+    source: impl Into<View<'a, T, D>>,
+    target: impl Into<ViewMut<'b, T, D>>,
+) -> Result<()> {
+    let (source, target) = (source.into(), target.into());
+    let elements = dense("source", source.shape(), source.strides())?;
+    if dense("target", target.shape(), target.strides())? != elements {
+        let expected = format!("the {elements} elements of the source's {:?}", source.shape());
+        return Err(Error::Shape { tensor: "target", found: target.shape(), expected });
+    }
+    if elements == 0 {
+        return Ok(());
+    }
+    let (from, to) = (source.base().cast::<u8>(), target.base().cast::<u8>());
+    here::<D>(queue, "copy", &[("source", from.as_ptr().cast()), ("target", to.as_ptr().cast())])?;
+    // SAFETY: both views lend this many dense elements of the device's memory, the target exclusively; and memory of a
+    // device stays until its queues have passed what uses it.
+    unsafe { D::duplicate(queue, from, to, elements * size_of::<T>()) }
+}
+
+/// How many elements a dense tensor has.
+fn dense(tensor: &'static str, found: [usize; 4], strides: [usize; 4]) -> Result<usize> {
+    let needed = contiguous_strides(found);
+    if strides == needed {
+        return Ok(found.iter().product());
+    }
+    let expected = format!("dense, with strides {needed:?} instead of {strides:?}");
+    Err(Error::Shape { tensor, found, expected })
 }

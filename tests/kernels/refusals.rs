@@ -6,7 +6,8 @@ use attn::cuda::raw::{self, RawAttention, RawRows, RawTensor};
 use attn::cuda::{FlashForm, FlashSm90};
 use attn::device::Arena;
 use attn::kernel::Band;
-use attn::{AttentionCall, CarriedState, CarriesState, DType, KeyValue, Tensor, View, ViewMut};
+use attn::tensor::TensorLayout;
+use attn::{AttentionCall, CarriedState, CarriesState, DType, Error, KeyValue, Tensor, View, ViewMut};
 use half::bf16;
 
 use crate::kernels::rig::{DeviceOf, Rig};
@@ -196,6 +197,49 @@ pub fn a_state_of_another_shape<R: Rig>() {
     let mut state = begin([1, 9, 4, 64]);
     let error = FlashSm90::AUTO.step(scope, query.view(), kv, Band::FULL, 1.0, &mut state).unwrap_err();
     assert!(error.to_string().contains("`state.output` has shape [1, 9, 4, 64]"), "{error}");
+}
+
+pub fn a_state_that_is_no_multiple_of_8_wide<R: Rig>() {
+    let Some(queue) = R::queue(0) else { return };
+    let mut arena = Arena::<DeviceOf<R>>::default();
+    let scope = arena.open(&queue).unwrap();
+    for head_dim in [4, 6, 12] {
+        let begun = <FlashSm90 as CarriesState<_, bf16>>::begin(&FlashSm90::AUTO, scope, [1, 3, 2, head_dim]);
+        let said = begun.unwrap_err().to_string();
+        assert!(said.contains(&format!("head_dim = {head_dim}: it takes multiples of 8")), "{said}");
+    }
+}
+
+/// Copies take dense tensors of one size; what is wrong with others is said.
+pub fn copies_between_unlike_tensors<R: Rig>() {
+    let Some(queue) = R::queue(0) else { return };
+    let host = Tensor::<f32>::from_fn([1, 2, 3, 4], |[_, s, h, d]| (s * 12 + h * 4 + d) as f32).unwrap();
+    let on = attn::cuda::to_device(&queue, &host).unwrap();
+    let tensor = |shape| Tensor::<f32, DeviceOf<R>>::zeros(&queue, shape).unwrap();
+    let (mut same, mut reshaped, mut smaller) =
+        (tensor([1, 2, 3, 4]), tensor([2, 1, 4, 3]), tensor([1, 2, 3, 3]));
+    let upload = |target: ViewMut<'_, f32, DeviceOf<R>>| {
+        attn::cuda::upload::<f32, DeviceOf<R>>(&queue, &host, target).unwrap_err()
+    };
+    let error = upload(reshaped.view_mut());
+    assert!(matches!(error, Error::Shape { tensor: "target", found: [2, 1, 4, 3], .. }), "{error}");
+    let error = upload(tensor([1, 3, 2, 4]).view_mut().permuted(TensorLayout::Bhsd));
+    assert!(matches!(error, Error::Shape { tensor: "target", found: [1, 2, 3, 4], .. }), "{error}");
+    assert!(error.to_string().contains("strides [24, 12, 4, 1] instead of [24, 4, 8, 1]"), "{error}");
+
+    let duplicate = |source: View<'_, f32, DeviceOf<R>>, target: ViewMut<'_, f32, DeviceOf<R>>| {
+        attn::cuda::duplicate::<f32, DeviceOf<R>>(&queue, source, target)
+    };
+    duplicate(on.view(), same.view_mut()).unwrap();
+    assert_eq!(attn::cuda::to_host::<f32, DeviceOf<R>>(&queue, &same).unwrap(), host);
+    duplicate(on.view(), reshaped.view_mut()).unwrap();
+    let copied = attn::cuda::to_host::<f32, DeviceOf<R>>(&queue, &reshaped).unwrap();
+    assert_eq!(copied.as_slice(), host.as_slice());
+    let said = duplicate(on.view(), smaller.view_mut()).unwrap_err().to_string();
+    assert!(said.contains("`target`") && said.contains("24 elements of the source's [1, 2, 3, 4]"), "{said}");
+    let turned = on.view().permuted(TensorLayout::Bhsd);
+    let said = duplicate(turned, same.view_mut()).unwrap_err().to_string();
+    assert!(said.contains("`source`") && said.contains("dense"), "{said}");
 }
 
 /// The raw layer: what it cannot take, and that what it can take is the same as through views.

@@ -186,5 +186,11 @@ fn what_makes_no_sense_is_refused() {
         3,
         &["31 positions of the keys", "1, 31"],
     );
+    // A tensor that could be addressed, but that no machine has the memory for.
+    refuse(
+        &["--shape", "1,100000000000,64,128"],
+        4,
+        &["could not allocate 3276800000000000 bytes of cpu memory"],
+    );
     refuse(&["--shape", "1,9999999999999999,999,9999"], 3, &["more than this machine can address"]);
 }

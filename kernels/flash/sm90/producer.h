@@ -108,6 +108,20 @@ struct Producer {
             }
             load_values({turn.count - 1}, blocks.bottom, kv_head, batch, blocks.length);
         }
+        drain();
+    }
+
+    // Waits until the consumers are done with all that was loaded: no phase of a barrier is left that nobody looked at.
+    ATTN_DEVICE void drain() {
+        if (!issues()) return;
+        barrier_wait(shared.query_empty, query_parity);
+        // Before the first blocks, the counts are those of phases that a fresh barrier has behind it.
+#pragma unroll 1
+        for (int back = Tile::stages; back > 0; --back) {
+            const Turn<Tile> of = {turn.count - back};
+            barrier_wait(shared.key_empty + 8 * of.stage(), of.parity());
+            barrier_wait(shared.value_empty + 8 * of.stage(), of.parity());
+        }
     }
 };
 

@@ -31,7 +31,7 @@ struct Tile {
     static constexpr int row_bytes = 128;
     static constexpr int query_bytes = Rows * HeadDim * 2, block_bytes = Keys * HeadDim * 2;
 
-    // Tiles of the output get memory of their own where there is room, so that the next queries need not wait for them.
+    // (scripts/lib/gates.py computes the same.) Tiles of the output get memory of their own where there is room, so that the next queries need not wait for them.
     static constexpr int alignment = 1024, small_bytes = 256;
     static constexpr int least_bytes = alignment + query_bytes + 2 * stages * block_bytes + small_bytes;
     static constexpr bool own_output = !Carried && least_bytes + query_bytes <= most_shared_bytes;

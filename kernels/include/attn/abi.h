@@ -107,15 +107,15 @@ typedef struct AttnProbeWgmma {
 
 int attn_probe_wgmma(const AttnProbeWgmma* call, void* stream);
 
-// Copy engine: loads the box of `rows` x 64 elements of 2 bytes that begins at (row, slab) of a [seq, slabs * 64]
-// tensor under a 128-byte swizzle, and writes shared memory, byte by byte as it stands there, to `image`
-// (rows * 128 bytes); then stores the tile from shared memory to the same place of `copy`.
+// Copy engine: of a [seq, slabs * width] tensor of 2-byte elements, width = swizzle / 2, loads the box of `rows` x width
+// that begins at (row, slab * width), under a swizzle of 32, 64 or 128 bytes, and writes shared memory, byte by byte as it
+// stands there, to `image` (rows * swizzle bytes); then stores the tile from shared memory to the same place of `copy`.
 typedef struct AttnProbeTma {
     const void* source;
     void* copy;
     void* image;
     int32_t seq, slabs, rows, row, slab;
-    int32_t reserved;
+    int32_t swizzle;
 } AttnProbeTma;
 
 int attn_probe_tma(const AttnProbeTma* call, void* stream);
@@ -139,9 +139,9 @@ int attn_multiprocessors(int* count);
 const char* attn_status_name(int status);
 const char* attn_status_text(int status);
 
-// sizeof each struct above in the order of this file (AttnTensor, AttnRows, AttnFlashCall, AttnStateCall, AttnCopy,
-// AttnProbeWgmma, AttnProbeTma, AttnProbePeak).
-void attn_abi_sizes(size_t sizes[8]);
+// How many structs are above, and sizeof each in the order of this file (AttnTensor, AttnRows, AttnFlashCall,
+// AttnStateCall, AttnCopy, AttnProbeWgmma, AttnProbeTma, AttnProbePeak): as many of them as there is room for.
+size_t attn_abi_sizes(size_t* sizes, size_t room);
 
 #ifdef ATTN_SIM
 // The host simulator runs a launch to its end before the launcher returns.

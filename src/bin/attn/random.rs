@@ -1,14 +1,14 @@
 //! Values that look random, the same on every machine and for every number of ranks.
 
 use attn::tensor::volume;
-use attn::{Element, Tensor};
+use attn::{Cpu, Device, Element, Error, Tensor};
 
 /// After how many values a stream begins anew: a prime, so that no two rows of a tensor are alike. Large tensors are
 /// then made as fast as memory is written.
 const PERIOD: usize = 1_048_583;
 
-/// Positions `first..first + length` of the tensor that a stream fills, `[batch, seq, heads, head_dim]`. Values are about
-/// normal with mean 0 and variance 1, at most 3.5 in size.
+/// Positions `first..first + length` of the tensor that a stream fills, `[batch, seq, heads, head_dim]`. Values are
+/// about normal with mean 0 and variance 1, at most 3.5 in size.
 ///
 /// # Errors
 /// If the memory cannot be had.
@@ -22,7 +22,9 @@ pub(crate) fn positions<T: Element>(
     let wanted = volume::<T>(shape)?;
     let values: Vec<T> =
         (0..PERIOD.min(batch * seq * width)).map(|index| T::from_f32(normal(stream, index as u64))).collect();
-    let mut elements = Vec::with_capacity(wanted);
+    let mut elements = Vec::new();
+    let bytes = wanted * size_of::<T>();
+    elements.try_reserve_exact(wanted).map_err(|_| Error::OutOfMemory { device: Cpu::NAME, bytes })?;
     for b in 0..batch {
         let mut at = (b * seq + first) * width % values.len().max(1);
         let end = (b + 1) * length * width;

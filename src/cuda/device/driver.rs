@@ -5,14 +5,16 @@ use cudarc::driver::{DriverError, result, sys};
 use libloading::Library;
 use std::sync::OnceLock;
 
+use crate::cuda::loader::told;
+
 /// The driver's names, as its installer and as distributions give them.
 const LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 
 /// The kernels are built by CUDA 13.0, and an older driver knows neither their code nor their runtime.
 const NEEDED: (u32, u32) = (13, 0);
 
-/// What this crate and its program call of the driver through cudarc, which would panic for one that is missing.
-const FUNCTIONS: [&str; 39] = [
+/// What this crate calls of the driver through cudarc, which would panic for one that is missing.
+const FUNCTIONS: [&str; 40] = [
     "cuCtxEnablePeerAccess",
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
@@ -45,6 +47,7 @@ const FUNCTIONS: [&str; 39] = [
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",
     "cuMemsetD8Async",
+    "cuPointerGetAttribute",
     "cuStreamBeginCapture_v2",
     "cuStreamCreate",
     "cuStreamDestroy_v2",
@@ -78,6 +81,12 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
     ready()?;
     let count = result::device::get_count().map_err(|error| failed("cuda", "cuDeviceGetCount", error))?;
     (0..count).map(describe).collect()
+}
+
+/// Whether this machine has several GPUs.
+pub(super) fn several() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    *SEVERAL.get_or_init(|| ready().is_ok() && result::device::get_count().is_ok_and(|count| count > 1))
 }
 
 fn describe(ordinal: i32) -> Result<DeviceInfo> {
@@ -206,10 +215,6 @@ fn load(names: &[&str]) -> Result<Library> {
             "install the NVIDIA driver, or give a container its GPUs (`--gpus all`); or run on `Cpu`",
         ),
     })
-}
-
-fn told(error: &libloading::Error) -> String {
-    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 /// A driver's error, with its name and its text.

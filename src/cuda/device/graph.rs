@@ -1,20 +1,53 @@
 //! Calls recorded once and replayed: a CUDA graph.
 
+use core::cell::Cell;
 use std::sync::{PoisonError, RwLock};
 
 use attn_runtime::{Error, Result};
-use cudarc::driver::{CudaGraph as Graph, DriverError, result, sys};
+use cudarc::driver::{CudaGraph as Graph, result, sys};
 
 use super::CudaQueue;
 
 /// How many queues of this process record. Locked for reading, none begins to.
 static RECORDINGS: RwLock<usize> = RwLock::new(0);
 
-/// Waits for all of the current context's work, or, while a queue of this process records, which that would break,
-/// calls `otherwise`.
-pub(super) fn settle_context(otherwise: impl FnOnce() -> Result<(), DriverError>) -> Result<(), DriverError> {
+thread_local! {
+    /// How many queues record what this thread queues. To such a thread the driver refuses what another recording may
+    /// not survive, and breaks its recording: to allocate and to free, on whatever stream.
+    static RECORDED: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Whether the calling thread records.
+pub(super) fn this_thread_records() -> bool {
+    // A thread that ends records no more.
+    RECORDED.try_with(|recorded| recorded.get() > 0).unwrap_or(false)
+}
+
+/// Calls `free` when no work uses memory of the queue's GPU any more; the queue's context is the current one. It is
+/// not called while the thread or the queue's stream records: that would break the recording, and the graph may name
+/// the memory. Nor is it called in the wake of a fault, when the driver frees nothing.
+///
+/// Memory of a queue may be in use on any queue of its GPU, so it is the whole context that is waited for. But a
+/// recording of another thread would not survive that, and while there is one only the queue itself is waited for.
+/// (cuMemFree may, and in practice does, wait for the rest.)
+pub(super) fn when_settled(queue: &CudaQueue, free: impl FnOnce()) {
+    if this_thread_records() {
+        return;
+    }
+    // Held to the end, so that no recording begins meanwhile.
     let recordings = RECORDINGS.read().unwrap_or_else(PoisonError::into_inner);
-    if *recordings == 0 { result::ctx::synchronize() } else { otherwise() }
+    // Also a stream that another library records.
+    if !matches!(queue.is_capturing(), Ok(false)) {
+        return;
+    }
+    let settled = match *recordings {
+        0 => result::ctx::synchronize(),
+        // SAFETY: the stream lives as long as the queue.
+        _ => unsafe { result::stream::synchronize(queue.stream().cu_stream()) },
+    };
+    if settled.is_ok() {
+        free();
+    }
 }
 
 /// What a queue recorded, ready to be queued again as one.
@@ -24,7 +57,8 @@ pub struct CudaGraph {
 }
 
 impl CudaQueue {
-    /// Records what `body` queues, instead of doing it.
+    /// Records what `body` queues, instead of doing it. Meanwhile the calling thread cannot allocate memory of a GPU on
+    /// any queue, and what it drops of it is not freed until the process ends.
     ///
     /// The calls of a session of one rank can be recorded once their scratch memory is there: make them twice before,
     /// with the same shapes. Collectives of several ranks cannot, since they wait for the device.
@@ -58,6 +92,7 @@ impl<'q> Recording<'q> {
         let begun = queue.stream().begin_capture(mode);
         begun.map_err(|error| queue.failed("cuStreamBeginCapture", error))?;
         *recordings += 1;
+        RECORDED.set(RECORDED.get() + 1);
         Ok(Self(queue))
     }
 
@@ -68,6 +103,7 @@ impl<'q> Recording<'q> {
         let flags = sys::CUgraphInstantiate_flags(0);
         let graph = queue.stream().end_capture(flags);
         *RECORDINGS.write().unwrap_or_else(PoisonError::into_inner) -= 1;
+        RECORDED.set(RECORDED.get() - 1);
         current?;
         graph.map_err(|error| queue.failed("cuStreamEndCapture", error))
     }

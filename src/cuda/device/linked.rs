@@ -18,7 +18,7 @@ unsafe extern "C" {
     fn attn_multiprocessors(count: *mut c_int) -> c_int;
     fn attn_status_name(status: c_int) -> *const c_char;
     fn attn_status_text(status: c_int) -> *const c_char;
-    fn attn_abi_sizes(sizes: *mut usize);
+    fn attn_abi_sizes(sizes: *mut usize, room: usize) -> usize;
 }
 
 /// The table of the linked launchers.

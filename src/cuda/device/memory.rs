@@ -31,7 +31,7 @@ impl CudaMemory {
             return Ok(Self { base: NonNull::<Aligned>::dangling().cast(), queue: None });
         }
         let _current = queue.enter()?;
-        queue.must_not_capture(
+        queue.thread_must_not_capture(
             "allocating GPU memory",
             "make the call twice before the capture, with the same shapes, so that its scratch memory is there; and \
              give it tensors to write (`attend_into`)",
@@ -63,21 +63,11 @@ impl Drop for CudaMemory {
     fn drop(&mut self) {
         let Some(queue) = &self.queue else { return };
         let Ok(_current) = queue.enter() else { return };
-        // While its stream records, memory is left alone: freeing it would break the recording, and the graph may
-        // name it. In the wake of a fault the driver frees nothing either. What cannot be freed leaks, until the
-        // process ends.
-        if !matches!(queue.is_capturing(), Ok(false)) || settle(queue).is_err() {
-            return;
-        }
-        // SAFETY: `zeroed` allocated the block, in this context; nobody can name it any more, and what used it is over.
-        let _ = unsafe { result::free_sync(self.base.as_ptr().addr() as sys::CUdeviceptr) };
+        // What cannot be freed now leaks, until the process ends.
+        graph::when_settled(queue, || {
+            // SAFETY: `zeroed` allocated the block, in this context; nobody can name it any more, and what used it on
+            // its GPU is over. (Another GPU's queue is given it by collectives alone, which wait for their copies.)
+            let _ = unsafe { result::free_sync(self.base.as_ptr().addr() as sys::CUdeviceptr) };
+        });
     }
-}
-
-/// Waits for whatever may still use the queue's memory. That can be work on any queue, so it is the whole context
-/// that is waited for; but a recording of another queue would not survive that, and while there is one only the
-/// block's own queue is waited for. (cuMemFree may, and in practice does, wait for the rest.)
-fn settle(queue: &CudaQueue) -> Result<(), DriverError> {
-    // SAFETY: the stream lives as long as the queue.
-    graph::settle_context(|| unsafe { result::stream::synchronize(queue.stream().cu_stream()) })
 }

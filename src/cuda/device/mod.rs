@@ -1,5 +1,6 @@
 //! NVIDIA GPUs, by the driver's interface: contexts, streams, memory.
 
+mod context;
 mod driver;
 mod graph;
 mod linked;
@@ -11,7 +12,7 @@ pub use graph::CudaGraph;
 pub use memory::CudaMemory;
 pub use queue::{CudaEvent, CudaQueue};
 
-use core::ffi::c_void;
+use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 
 use attn_runtime::device::StridedCopy;
@@ -139,6 +140,22 @@ impl Backend for Cuda {
         Err(layout::unsupported(kernel, what, "it is compiled for 9.0 (H100, H200)"))
     }
 
+    fn elsewhere(queue: &CudaQueue, address: *const c_void) -> Option<String> {
+        if !driver::several() {
+            return None;
+        }
+        let _current = queue.enter().ok()?;
+        let mut ordinal: c_int = -1;
+        let attribute = sys::CUpointer_attribute::CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL;
+        let address = address.addr() as sys::CUdeviceptr;
+        // SAFETY: any address may be asked about, and this attribute is an `int`.
+        let asked = unsafe { sys::cuPointerGetAttribute((&raw mut ordinal).cast(), attribute, address) };
+        // Of what the driver does not know nothing can be said.
+        asked.result().ok()?;
+        let own = c_int::try_from(queue.ordinal()).ok()?;
+        (ordinal != own).then(|| format!("cuda:{ordinal}"))
+    }
+
     unsafe fn upload(queue: &CudaQueue, from: &[u8], to: NonNull<u8>) -> Result<()> {
         {
             let _current = queue.enter()?;
@@ -161,5 +178,14 @@ impl Backend for Cuda {
                 .map_err(|error| queue.failed("cuMemcpyDtoHAsync", error))?;
         }
         Self::synchronize(queue)
+    }
+
+    unsafe fn duplicate(queue: &CudaQueue, from: NonNull<u8>, to: NonNull<u8>, bytes: usize) -> Result<()> {
+        let _current = queue.enter()?;
+        let address = |pointer: NonNull<u8>| pointer.as_ptr().addr() as sys::CUdeviceptr;
+        let (from, to, stream) = (address(from), address(to), queue.stream().cu_stream());
+        // SAFETY: the caller's contract; the stream lives as long as the queue, in the context made current above.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, stream) }
+            .map_err(|error| queue.failed("cuMemcpyDtoDAsync", error))
     }
 }

@@ -7,22 +7,26 @@ use std::time::Duration;
 use attn_runtime::{Error, Result};
 use cudarc::driver::{CudaContext, CudaEvent as Event, CudaStream, DriverError, result, sys};
 
+use super::context::{Guarded, Kept, primary};
 use super::driver::{capability, failed, ready};
-use super::linked;
+use super::{graph, linked};
 use crate::cuda::abi::Launchers;
 
 /// A stream of a GPU, in the order of which work is done. Clones are handles of the same stream.
 ///
-/// Work is queued and calls return at once. Memory of [`Cuda`](super::Cuda) is freed when no work of any queue can
-/// use it any more; whoever uses a tensor on another queue than the one that writes it orders the two by
-/// [`record`](Self::record) and [`wait`](Self::wait).
+/// A queue works on memory of its own GPU: a tensor's memory is freed when no work of any queue of its GPU can use it
+/// any more, and other GPUs are not waited for. Only the collectives of a group, which wait themselves, reach across;
+/// attention refuses tensors of another GPU.
+///
+/// Work is queued and calls return at once. Whoever uses a tensor on another queue than the one that writes it orders
+/// the two by [`record`](Self::record) and [`wait`](Self::wait).
 #[derive(Clone)]
 pub struct CudaQueue {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    stream: Arc<CudaStream>,
+    stream: Guarded<Arc<CudaStream>>,
     capability: (u32, u32),
     name: String,
     launchers: &'static Launchers,
@@ -35,14 +39,7 @@ impl CudaQueue {
     /// If there is no driver, no such GPU, or the driver reports an error.
     pub fn new(ordinal: usize) -> Result<Self> {
         let _kept = Kept::here()?;
-        let context = context(ordinal)?;
-        // cudarc would wait for all of the GPU's work before the first stream of a context that it tracks, and no
-        // recording survives that.
-        // SAFETY: nothing was allocated in this context yet that would have to be tracked.
-        unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream();
-        // SAFETY: as above.
-        unsafe { context.enable_event_tracking() };
+        let stream = primary(ordinal)?.new_stream();
         let stream = stream.map_err(|error| failed(&format!("cuda:{ordinal}"), "cuStreamCreate", error))?;
         Self::from_stream(stream)
     }
@@ -53,8 +50,14 @@ impl CudaQueue {
     /// If the driver reports an error.
     pub fn from_stream(stream: Arc<CudaStream>) -> Result<Self> {
         ready()?;
+        // If this fails, the stream is dropped here.
+        let stream = Guarded::new(stream);
         let launchers = linked::launchers()?;
         let context = stream.context();
+        if context.is_primary() {
+            // So that it outlives the caller's handle of it too.
+            primary(context.ordinal())?;
+        }
         let (device, label) = (context.cu_device(), format!("cuda:{}", context.ordinal()));
         let capability = capability(device, &label)?;
         let name =
@@ -73,7 +76,7 @@ impl CudaQueue {
     pub unsafe fn from_raw(ordinal: usize, stream: *mut c_void) -> Result<Self> {
         let _kept = Kept::here()?;
         // SAFETY: the caller's contract.
-        let stream = unsafe { context(ordinal)?.wrap_borrowed_stream(stream.cast()) };
+        let stream = unsafe { primary(ordinal)?.wrap_borrowed_stream(stream.cast()) };
         Self::from_stream(stream)
     }
 
@@ -106,7 +109,7 @@ impl CudaQueue {
         let timed = sys::CUevent_flags::CU_EVENT_DEFAULT;
         let event = self.stream().record_event(Some(timed));
         let event = event.map_err(|error| self.failed("cuEventRecord", error))?;
-        Ok(CudaEvent { event, label: self.label() })
+        Ok(CudaEvent { event: Guarded::new(event), label: self.label() })
     }
 
     /// Lets what is queued from now on wait until a place of another queue has been passed. The caller does not wait.
@@ -131,6 +134,15 @@ impl CudaQueue {
         if self.is_capturing()? { Err(Error::Capturing { what, cure }) } else { Ok(()) }
     }
 
+    /// That neither the stream nor, on another one, the calling thread records: what is named the driver refuses to
+    /// such a thread whatever it is for.
+    pub(super) fn thread_must_not_capture(&self, what: &'static str, cure: &'static str) -> Result<()> {
+        if graph::this_thread_records() {
+            return Err(Error::Capturing { what, cure });
+        }
+        self.must_not_capture(what, cure)
+    }
+
     pub(super) fn context(&self) -> &Arc<CudaContext> {
         self.inner.stream.context()
     }
@@ -152,7 +164,7 @@ impl CudaQueue {
     pub(super) fn enter(&self) -> Result<Kept> {
         let kept = Kept::here()?;
         let wanted = self.context().cu_ctx();
-        if kept.context != wanted {
+        if kept.context() != wanted {
             // SAFETY: the context lives as long as the queue.
             unsafe { result::ctx::set_current(wanted) }
                 .map_err(|error| self.failed("cuCtxSetCurrent", error))?;
@@ -161,53 +173,10 @@ impl CudaQueue {
     }
 }
 
-/// The primary context of a GPU.
-fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
-    ready()?;
-    CudaContext::new(ordinal).map_err(|error| match error {
-        DriverError(sys::CUresult::CUDA_ERROR_INVALID_DEVICE) => Error::Unavailable {
-            what: "the GPU",
-            why: format!(
-                "there is no cuda:{ordinal} among the {} of this machine",
-                result::device::get_count().unwrap_or_default()
-            ),
-            cure: String::from(
-                "GPUs are numbered from 0; CUDA_VISIBLE_DEVICES hides those that it does not name",
-            ),
-        },
-        error => failed(&format!("cuda:{ordinal}"), "cuDevicePrimaryCtxRetain", error),
-    })
-}
-
-/// A thread's current context, made current again when this is dropped: what other libraries do on the thread may
-/// depend on it.
-pub(super) struct Kept {
-    context: sys::CUcontext,
-}
-
-impl Kept {
-    fn here() -> Result<Self> {
-        ready()?;
-        let context = result::ctx::get_current().map_err(|error| failed("cuda", "cuCtxGetCurrent", error))?;
-        Ok(Self { context: context.unwrap_or(core::ptr::null_mut()) })
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        let current = result::ctx::get_current().ok().flatten().unwrap_or(core::ptr::null_mut());
-        if current != self.context {
-            // SAFETY: the context was the thread's current one; null is none. An error has no place to go from here,
-            // and the next call to the driver reports it again.
-            let _ = unsafe { result::ctx::set_current(self.context) };
-        }
-    }
-}
-
 /// A place in a queue.
 #[derive(Debug)]
 pub struct CudaEvent {
-    event: Event,
+    event: Guarded<Event>,
     label: String,
 }
 

@@ -27,8 +27,8 @@ ATTN_DEVICE void barrier_wait(SharedAddress barrier, uint32_t parity) {
         ".reg .pred passed;\n"
         "again_%=:\n"
         "mbarrier.try_wait.parity.shared::cta.b64 passed, [%0], %1;\n"
-        "@passed bra.uni done_%=;\n"
-        "bra.uni again_%=;\n"
+        "@passed bra done_%=;\n"
+        "bra again_%=;\n"
         "done_%=:\n"
         "}\n" ::"r"(barrier),
         "r"(parity)

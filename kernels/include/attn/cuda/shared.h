@@ -35,9 +35,18 @@ ATTN_DEVICE void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, ui
 }
 
 // A store that depends on the sums of a softmax. Placed before a wgmma_wait it keeps the compiler, which may move a
-// wait upwards past arithmetic but not past memory accesses, from moving it above the exponentials.
+// wait upwards past arithmetic but not past memory accesses, from moving it above the exponentials. It never happens:
+// sums of exponentials are not below zero, which the compiler does not know. (All threads would store to one place.)
 ATTN_DEVICE void pin_before_wait(SharedAddress scratch, float a, float b) {
-    asm volatile("st.volatile.shared.v2.f32 [%0], {%1, %2};" ::"r"(scratch), "f"(a), "f"(b) : "memory");
+    asm volatile(
+        "{\n"
+        ".reg .pred below;\n"
+        "setp.lt.f32 below, %1, 0f00000000;\n"
+        "setp.lt.or.f32 below, %2, 0f00000000, below;\n"
+        "@below st.volatile.shared.v2.f32 [%0], {%1, %2};\n"
+        "}\n" ::"r"(scratch),
+        "f"(a), "f"(b)
+        : "memory");
 }
 
 }  // namespace attn

@@ -7,6 +7,9 @@ use clap::Args;
 use super::names::{Backend, DeviceName, Form, MaskName, Side, Strategy, TypeName};
 use super::values::{at_most_1024, positive, rate, runs, scale, shape, warmup};
 
+/// Over the options that the bundled model does not take, and made-up tensors do.
+const WITH_TENSORS: &str = "With --input, or --device cuda";
+
 /// Arguments of `attn run`.
 #[derive(Args, Debug, Default)]
 pub(crate) struct RunArgs {
@@ -45,13 +48,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "AXIS", help_heading = "With --input")]
     pub(crate) gather: Option<usize>,
     /// Which keys a query may attend [default: none].
-    #[arg(long, value_name = "NAME", help_heading = "With --input")]
+    #[arg(long, value_name = "NAME", help_heading = WITH_TENSORS)]
     pub(crate) mask: Option<MaskName>,
     /// The type to compute in [default: the file's].
-    #[arg(long, value_name = "TYPE", help_heading = "With --input")]
+    #[arg(long, value_name = "TYPE", help_heading = WITH_TENSORS)]
     pub(crate) dtype: Option<TypeName>,
     /// What the scores are multiplied by [default: 1 / sqrt(head_dim)].
-    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = scale, help_heading = "With --input")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = scale, help_heading = WITH_TENSORS)]
     pub(crate) scale: Option<f32>,
     /// Where the file's joint tensors stand in the joint sequence.
     #[arg(long, value_name = "WHERE", help_heading = "With --input")]
@@ -60,7 +63,7 @@ pub(crate) struct RunArgs {
     #[arg(long, help_heading = "With --input")]
     pub(crate) lse: bool,
     /// Leaves out the comparison with one rank.
-    #[arg(long, help_heading = "With --input")]
+    #[arg(long, help_heading = WITH_TENSORS)]
     pub(crate) no_check: bool,
 }
 
@@ -107,8 +110,8 @@ pub(crate) struct BenchArgs {
     /// How many times to run before that [default: 2, on cuda 10].
     #[arg(long, value_name = "N", value_parser = warmup)]
     pub(crate) warmup: Option<usize>,
-    /// What the device does in a large matrix product of this type, in TFLOP/s: attention's floor [default: on cuda measured,
-    /// on the tensor cores alone].
+    /// What the device does in a large matrix product of this type, in TFLOP/s: attention's floor [default: on cuda
+    /// measured, on the tensor cores alone].
     #[arg(long, value_name = "X", value_parser = rate)]
     pub(crate) gemm_tflops: Option<f64>,
     /// Prints a JSON object for each row instead of a table.

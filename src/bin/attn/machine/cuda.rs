@@ -1,8 +1,7 @@
 //! The first GPU. The variable CUDA_VISIBLE_DEVICES decides which one that is.
 
 use attn::cuda::{self, Cuda, CudaEvent, CudaQueue};
-use attn::{DType, Element, Error, Tensor};
-use cudarc::driver::{DriverError, result, sys};
+use attn::{DType, Element, Tensor};
 
 use super::{Machine, peak};
 use crate::cli::DeviceName;
@@ -36,18 +35,7 @@ impl Machine for Cuda {
         from: &Tensor<T, Self>,
         to: &mut Tensor<T, Self>,
     ) -> attn::Result<()> {
-        let elements = |shape: [usize; 4]| shape.iter().product::<usize>();
-        assert_eq!(elements(from.shape()), elements(to.shape()), "tensors of one size");
-        let bytes = elements(from.shape()) * size_of::<T>();
-        let address = |pointer: *mut T| pointer.addr() as sys::CUdeviceptr;
-        let (source, target) = (address(from.view().base().as_ptr()), address(to.view_mut().base().as_ptr()));
-        let stream = queue.stream();
-        let copied = stream.context().bind_to_thread().and_then(|()| {
-            // SAFETY: both tensors are as large as that, the target lent exclusively, and the GPU's memory is freed
-            // when no work uses it any more. The stream lives as long as the queue, in the context made current above.
-            unsafe { result::memcpy_dtod_async(target, source, bytes, stream.cu_stream()) }
-        });
-        copied.map_err(|error| failed(queue, error))
+        cuda::duplicate::<T, Self>(queue, from, to)
     }
 
     fn product_tflops(dtype: DType) -> attn::Result<Option<f64>> {
@@ -61,17 +49,5 @@ impl Machine for Cuda {
 
     fn milliseconds(from: &CudaEvent, to: &CudaEvent) -> attn::Result<f64> {
         Ok(to.since(from)?.as_secs_f64() * 1e3)
-    }
-}
-
-fn failed(queue: &CudaQueue, error: DriverError) -> Error {
-    let said = |text: Result<&std::ffi::CStr, DriverError>| {
-        text.map_or_else(|_| error.to_string(), |text| text.to_string_lossy().into_owned())
-    };
-    Error::Device {
-        device: format!("cuda:{}", queue.ordinal()),
-        launch: "cuMemcpyDtoDAsync",
-        name: said(error.error_name()),
-        text: said(error.error_string()),
     }
 }

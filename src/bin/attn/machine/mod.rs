@@ -68,8 +68,8 @@ pub(crate) trait Machine: Device {
         to: &mut Tensor<T, Self>,
     ) -> attn::Result<()>;
 
-    /// How fast its tensor cores multiply elements of a type when nothing else is in their way, in TFLOP/s. None for a device
-    /// that has none.
+    /// How fast its tensor cores multiply elements of a type when nothing else is in their way, in TFLOP/s. None for a
+    /// device that has none.
     ///
     /// # Errors
     /// If the device reports one.

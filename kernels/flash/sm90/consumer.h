@@ -211,8 +211,8 @@ struct Consumer {
             if (any) {
                 attend(blocks, first_row(place));
             } else {
-                // The products would have joined the warpgroup: without any, a thread that is slow to look at the barrier
-                // could find it a phase further, once the queries are released, and wait for ever.
+                // The products would have joined the warpgroup: without any, a thread that is slow to look at the
+                // barrier could find it a phase further, once the queries are released, and wait for ever.
                 join_group();
             }
             // Found anew, so that it takes no registers in the loops.

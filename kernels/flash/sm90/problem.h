@@ -27,8 +27,8 @@ struct Place {
 // The tile that this block of threads takes in round `round`, or none (false).
 //
 // Tiles are sorted: those of a section of heads, whose keys and values fit the L2 cache together, before the next
-// section; inside a section the longest first, so that a short one ends each. Rounds are dealt out there and back again,
-// so that nobody gets the longest of each.
+// section; inside a section the longest first, so that a short one ends each. Rounds are dealt out there and back
+// again, so that nobody gets the longest of each.
 template <class Tile>
 ATTN_DEVICE bool place_of(const Problem& p, int round, Place& place) {
     const int grid = grid_size(), block = block_index();

@@ -23,8 +23,8 @@ struct Producer {
     // parities waited for on empty barriers are the opposite of the consumers'.
     uint32_t query_parity = 1, padding_parity = 0;
 
-    // One lane waits and issues. (A lane that merely waited along could fall behind, find the barrier two phases on, and
-    // wait for ever for the parity that it missed.)
+    // One lane waits and issues. (A lane that merely waited along could fall behind, find the barrier two phases on,
+    // and wait for ever for the parity that it missed.)
     ATTN_DEVICE static bool issues() { return thread_index() == 0; }
 
     ATTN_DEVICE void load_query(const Place& place) {

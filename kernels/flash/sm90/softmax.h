@@ -1,9 +1,9 @@
 // The online softmax of a thread's two rows (Milakov and Gimelshein 2018; Dao et al. 2022, algorithm 1), in powers of
 // two, on the accumulators of the tensor cores.
 //
-// An accumulator of 64 x N holds, in thread t of the warpgroup, the elements of rows r and r + 8, where r = 16 (t / 32) +
-// (t % 32) / 4, and of columns 8 j + 2 (t % 4) and the next, for each j: d[4 j], d[4 j + 1] in row r, d[4 j + 2],
-// d[4 j + 3] in row r + 8. Four neighbouring threads share a row.
+// An accumulator of 64 x N holds, in thread t of the warpgroup, the elements of rows r and r + 8, where
+// r = 16 (t / 32) + (t % 32) / 4, and of columns 8 j + 2 (t % 4) and the next, for each j: d[4 j], d[4 j + 1] in row r,
+// d[4 j + 2], d[4 j + 3] in row r + 8. Four neighbouring threads share a row.
 #pragma once
 #include "problem.h"
 

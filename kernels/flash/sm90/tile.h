@@ -31,14 +31,15 @@ struct Tile {
     static constexpr int row_bytes = 128;
     static constexpr int query_bytes = Rows * HeadDim * 2, block_bytes = Keys * HeadDim * 2;
 
-    // (scripts/lib/gates.py computes the same.) Tiles of the output get memory of their own where there is room, so that the next queries need not wait for them.
+    // Tiles of the output get memory of their own where there is room, so that the next queries need not wait for them.
+    // (scripts/lib/gates.py computes the same.)
     static constexpr int alignment = 1024, small_bytes = 256;
     static constexpr int least_bytes = alignment + query_bytes + 2 * stages * block_bytes + small_bytes;
     static constexpr bool own_output = !Carried && least_bytes + query_bytes <= most_shared_bytes;
     static constexpr int shared_bytes = least_bytes + (own_output ? query_bytes : 0);
 
-    // Registers of a thread of each kind. What a launch of so many threads starts with lies between, and is all that there
-    // is to share out: a warpgroup that asks for more waits for ever.
+    // Registers of a thread of each kind. What a launch of so many threads starts with lies between, and is all that
+    // there is to share out: a warpgroup that asks for more waits for ever.
     static constexpr int producer_registers = groups == 2 ? 24 : 32, consumer_registers = groups == 2 ? 240 : 160;
     static constexpr int launch_registers = 65536 / threads / 8 * 8;
 

@@ -107,9 +107,10 @@ typedef struct AttnProbeWgmma {
 
 int attn_probe_wgmma(const AttnProbeWgmma* call, void* stream);
 
-// Copy engine: of a [seq, slabs * width] tensor of 2-byte elements, width = swizzle / 2, loads the box of `rows` x width
-// that begins at (row, slab * width), under a swizzle of 32, 64 or 128 bytes, and writes shared memory, byte by byte as it
-// stands there, to `image` (rows * swizzle bytes); then stores the tile from shared memory to the same place of `copy`.
+// Copy engine: of a [seq, slabs * width] tensor of 2-byte elements, width = swizzle / 2, loads the box of `rows` x
+// width that begins at (row, slab * width), under a swizzle of 32, 64 or 128 bytes, and writes shared memory, byte by
+// byte as it stands there, to `image` (rows * swizzle bytes); then stores the tile from there to the same place of
+// `copy`.
 typedef struct AttnProbeTma {
     const void* source;
     void* copy;
@@ -120,9 +121,9 @@ typedef struct AttnProbeTma {
 
 int attn_probe_tma(const AttnProbeTma* call, void* stream);
 
-// Peak: `blocks` blocks (one a multiprocessor keeps them all busy) multiply `iterations` times on the tensor cores alone.
-// Writes how many operations that is to `operations`, in host memory, before it returns, and a sum of products for each
-// thread to `sums`, 256 * blocks floats.
+// Peak: `blocks` blocks (one a multiprocessor keeps them all busy) multiply `iterations` times on the tensor cores
+// alone. Writes how many operations that is to `operations`, in host memory, before it returns, and a sum of products
+// for each thread to `sums`, 256 * blocks floats.
 typedef struct AttnProbePeak {
     float* sums;
     double* operations;

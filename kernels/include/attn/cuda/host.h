@@ -58,8 +58,9 @@ inline int encode_tensor_map(CUtensorMap* map, const TensorMapShape& shape) {
     const bool long_rows = shape.extent[0] * shape.extent[2] * shape.element_bytes >= 256;
     const CUtensorMapL2promotion promotion =
         long_rows ? CU_TENSOR_MAP_L2_PROMOTION_L2_256B : CU_TENSOR_MAP_L2_PROMOTION_L2_128B;
-    const CUresult result = encode(map, type, 5, shape.base, extent, strides, shape.box, steps,
-                                   CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle, promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    const CUresult result =
+        encode(map, type, 5, shape.base, extent, strides, shape.box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE, swizzle,
+               promotion, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? ATTN_OK : ATTN_TENSOR_REFUSED;
 }
 

@@ -15,6 +15,9 @@ namespace {
 
 constexpr int block_threads = 128;
 
+// Shared memory that a block can have.
+constexpr int most_shared_bytes = 232448;
+
 // Every swizzle's pattern repeats at this distance at the latest.
 constexpr int pattern_bytes = 1024;
 
@@ -175,8 +178,7 @@ WgmmaKernel wgmma_kernel_for_width(const AttnProbeWgmma& call) {
 struct TmaParameters {
     void* image;
     int rows, row, slab;
-    // Of one row in shared memory.
-    int line_bytes;
+    int tile_bytes;
 };
 
 // What the copy engine hints to the L2 cache: this data will not be read again soon.
@@ -186,7 +188,7 @@ constexpr uint64_t evict_first = 0x12F0000000000000;
 ATTN_KERNEL(block_threads, 1)
 tma_kernel(ATTN_GRID_CONSTANT const TensorMap source, ATTN_GRID_CONSTANT const TensorMap copy,
            ATTN_GRID_CONSTANT const TmaParameters p) {
-    const int tile_bytes = p.rows * p.line_bytes;
+    const int tile_bytes = p.tile_bytes;
     const SharedAddress tile = aligned_shared_base();
     const SharedAddress barrier = tile + tile_bytes;
     if (thread_index() == 0) {
@@ -223,7 +225,7 @@ int encode_slabs(TensorMap* map, void* base, const AttnProbeTma& call) {
     shape.type = ATTN_BF16;
     const uint64_t extent[5] = {width, uint64_t(call.seq), uint64_t(call.slabs), 1, 1};
     const uint64_t stride_bytes[4] = {row_bytes, uint64_t(call.swizzle), tensor_bytes, tensor_bytes};
-    const uint32_t box[5] = {uint32_t(width), uint32_t(call.rows), 1, 1, 1};
+    const uint32_t box[5] = {uint32_t(width), uint32_t(call.rows), uint32_t(call.box_slabs), 1, 1};
     for (int i = 0; i < 5; ++i) {
         shape.extent[i] = extent[i];
         shape.box[i] = box[i];
@@ -256,10 +258,13 @@ extern "C" int attn_probe_tma(const AttnProbeTma* call, void* stream) {
     // What one box can hold; whether the tensor suits is for the driver to say.
     if (call->rows < 1 || call->rows > 256 || call->seq < 1 || call->slabs < 1) return ATTN_UNSUPPORTED;
     if (call->swizzle != 32 && call->swizzle != 64 && call->swizzle != 128) return ATTN_UNSUPPORTED;
+    if (call->box_slabs < 1 || call->box_slabs > 8) return ATTN_UNSUPPORTED;
+    const int tile_bytes = call->box_slabs * call->rows * call->swizzle;
+    const int shared_bytes = pattern_bytes + tile_bytes + 16;
+    if (shared_bytes > most_shared_bytes) return ATTN_UNSUPPORTED;
     TensorMap source, copy;
     if (const int status = encode_slabs(&source, const_cast<void*>(call->source), *call)) return status;
     if (const int status = encode_slabs(&copy, call->copy, *call)) return status;
-    const TmaParameters p = {call->image, call->rows, call->row, call->slab, call->swizzle};
-    const int shared_bytes = pattern_bytes + call->rows * call->swizzle + 16;
+    const TmaParameters p = {call->image, call->rows, call->row, call->slab, tile_bytes};
     return launch(tma_kernel, LaunchShape{1, block_threads, shared_bytes}, stream, source, copy, p);
 }

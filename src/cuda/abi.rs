@@ -128,6 +128,8 @@ pub struct ProbeTma {
     pub row: i32,
     pub slab: i32,
     pub swizzle: i32,
+    pub box_slabs: i32,
+    pub reserved: i32,
 }
 
 /// `AttnProbePeak`.
@@ -170,7 +172,7 @@ const _: () = {
     assert!(offset_of!(Copy, extent) == 24 && offset_of!(Copy, source_strides) == 56);
     assert!(offset_of!(Copy, destination_strides) == 88 && size_of::<Copy>() == 120);
     assert!(offset_of!(ProbeWgmma, n) == 24 && size_of::<ProbeWgmma>() == 48);
-    assert!(offset_of!(ProbeTma, seq) == 24 && size_of::<ProbeTma>() == 48);
+    assert!(offset_of!(ProbeTma, seq) == 24 && size_of::<ProbeTma>() == 56);
     assert!(offset_of!(ProbePeak, blocks) == 16 && size_of::<ProbePeak>() == 32);
 };
 
@@ -252,7 +254,7 @@ mod tests {
     }
 
     /// The sizes that abi.h has on every 64-bit machine.
-    const OF_HEADER: [usize; 8] = [32, 32, 312, 184, 120, 48, 48, 32];
+    const OF_HEADER: [usize; 8] = [32, 32, 312, 184, 120, 48, 56, 32];
 
     /// What `attn_abi_sizes` does with the sizes of a header.
     ///
@@ -272,7 +274,7 @@ mod tests {
 
     unsafe extern "C" fn wrong(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 304, 184, 120, 48, 48, 32], sizes, room) }
+        unsafe { write(&[32, 32, 304, 184, 120, 48, 56, 32], sizes, room) }
     }
 
     unsafe extern "C" fn fewer(sizes: *mut usize, room: usize) -> usize {

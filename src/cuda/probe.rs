@@ -50,9 +50,9 @@ pub fn wgmma<D: Launches, T: Half>(
     unsafe { launch::<D, _>(queue, "probe_wgmma", |launchers| launchers.probe_wgmma, &call) }
 }
 
-/// Loads the box of `rows` x `width` elements from `row` and `slab` of `source`, a dense `[1, 1, seq, slabs * width]`,
-/// under a swizzle of `2 * width` bytes (32, 64 or 128); writes shared memory as it stands to `image`
-/// (`[1, 1, rows, width]`), and the tile to the same place of `copy`.
+/// Loads the box of `rows` x (`box_slabs` * `width`) elements from `row` and `slab` of `source`, a dense
+/// `[1, 1, seq, slabs * width]`, under a swizzle of `2 * width` bytes (32, 64 or 128); writes shared memory as it stands
+/// to `image` (`[1, box_slabs, rows, width]`), and the tile to the same place of `copy`.
 ///
 /// # Errors
 /// If the shapes do not fit, or the device reports an error.
@@ -65,11 +65,11 @@ pub fn tma<D: Launches, T: Half>(
 ) -> Result<()> {
     D::supports(queue, "probe_tma")?;
     let [_, _, seq, columns] = source.shape();
-    let [_, _, rows, width] = image.shape();
+    let [_, box_slabs, rows, width] = image.shape();
     let slabs = columns / width.max(1);
     dense("source", source.shape(), source.strides(), [1, 1, seq, slabs * width])?;
     dense("copy", copy.shape(), copy.strides(), source.shape())?;
-    dense("image", image.shape(), image.strides(), [1, 1, rows, width])?;
+    dense("image", image.shape(), image.strides(), [1, box_slabs, rows, width])?;
     let call = abi::ProbeTma {
         source: source.base().as_ptr().cast_const().cast(),
         copy: copy.base().as_ptr().cast(),
@@ -80,6 +80,8 @@ pub fn tma<D: Launches, T: Half>(
         row: small(row)?,
         slab: small(slab)?,
         swizzle: small(2 * width)?,
+        box_slabs: small(box_slabs)?,
+        reserved: 0,
     };
     // SAFETY: the views lend dense tensors of these shapes, `copy` and `image` exclusively.
     unsafe { launch::<D, _>(queue, "probe_tma", |launchers| launchers.probe_tma, &call) }

@@ -56,13 +56,15 @@ fn product<T: Half, R: Rig>(form: WgmmaForm, n: usize) {
 /// beyond the tensor are zeros, and nothing is stored there.
 pub fn the_copy_engine_swizzles<T: Half, R: Rig>() {
     for width in [16, 32, 64] {
-        for (seq, slabs, rows, row, slab) in [
-            (64, 1, 64, 0, 0),
-            (200, 2, 64, 128, 1),
-            (200, 4, 80, 160, 3),
-            (5, 1, 64, 0, 0),
-            (300, 2, 176, 100, 0),
-            (300, 1, 192, 200, 0),
+        for (seq, slabs, rows, row, slab, box_slabs) in [
+            (64, 1, 64, 0, 0, 1),
+            (200, 2, 64, 128, 1, 1),
+            (200, 4, 80, 160, 3, 1),
+            (5, 1, 64, 0, 0, 1),
+            // As attention loads its tiles: all slabs of a head_dim of 128 and of 256.
+            (300, 2, 176, 100, 0, 2),
+            (300, 4, 128, 200, 0, 4),
+            (300, 1, 192, 200, 0, 1),
         ] {
             let Some(queue) = R::queue(seq as u64) else { return };
             let shape = [1, 1, seq, slabs * width];
@@ -70,7 +72,7 @@ pub fn the_copy_engine_swizzles<T: Half, R: Rig>() {
             let value = |r: usize, c: usize| T::from_f32(((r * 31 + c * 7) % 251) as f32 + 1.0);
             let source = Tensor::<T>::from_fn(shape, |[_, _, r, c]| value(r, c)).unwrap();
             let before = Tensor::<T>::from_fn(shape, |_| T::from_f32(-1.0)).unwrap();
-            let empty = Tensor::<T>::from_fn([1, 1, rows, width], |_| T::from_f32(-2.0)).unwrap();
+            let empty = Tensor::<T>::from_fn([1, box_slabs, rows, width], |_| T::from_f32(-2.0)).unwrap();
             let on = cuda::to_device(&queue, &source).unwrap();
             let (mut copy, mut image) =
                 (cuda::to_device(&queue, &before).unwrap(), cuda::to_device(&queue, &empty).unwrap());
@@ -79,25 +81,25 @@ pub fn the_copy_engine_swizzles<T: Half, R: Rig>() {
                 cuda::to_host::<T, DeviceOf<R>>(&queue, &copy).unwrap(),
                 cuda::to_host::<T, DeviceOf<R>>(&queue, &image).unwrap(),
             );
-            for r in 0..rows {
-                for c in 0..width {
-                    // Pieces of 16 bytes change places with the address' bits from 128 bytes upwards.
-                    let (pieces, line) = (width / 8, r * width * 2 / 128);
-                    let (piece, within) = ((c / 8) ^ (line % pieces), c % 8);
-                    let right = match row + r < seq {
-                        true => value(row + r, slab * width + c),
-                        false => T::from_f32(0.0),
-                    };
-                    let found = image.view().at([0, 0, r, piece * 8 + within]);
-                    assert_eq!(
-                        found, right,
-                        "width {width}: row {r}, column {c} of {rows} rows from {row} of {seq}"
-                    );
-                }
+            for (r, c) in (0..rows).flat_map(|r| (0..box_slabs * width).map(move |c| (r, c))) {
+                // Slab after slab; in each, pieces of 16 bytes change places with the address' bits from 128 bytes up.
+                let (of_box, column) = (c / width, c % width);
+                let line = (of_box * rows + r) * width * 2 / 128;
+                let piece = (column / 8) ^ (line % (width / 8));
+                let right = match row + r < seq {
+                    true => value(row + r, slab * width + c),
+                    false => T::from_f32(0.0),
+                };
+                let found = image.view().at([0, of_box, r, piece * 8 + column % 8]);
+                assert_eq!(
+                    found, right,
+                    "width {width}: row {r}, column {c} of {rows} rows from {row} of {seq}"
+                );
             }
             for r in 0..seq {
                 for c in 0..slabs * width {
-                    let inside = (row..row + rows).contains(&r) && c / width == slab;
+                    let inside =
+                        (row..row + rows).contains(&r) && (slab..slab + box_slabs).contains(&(c / width));
                     let right = if inside { value(r, c) } else { T::from_f32(-1.0) };
                     assert_eq!(
                         copy.view().at([0, 0, r, c]),

@@ -108,15 +108,16 @@ typedef struct AttnProbeWgmma {
 int attn_probe_wgmma(const AttnProbeWgmma* call, void* stream);
 
 // Copy engine: of a [seq, slabs * width] tensor of 2-byte elements, width = swizzle / 2, loads the box of `rows` x
-// width that begins at (row, slab * width), under a swizzle of 32, 64 or 128 bytes, and writes shared memory, byte by
-// byte as it stands there, to `image` (rows * swizzle bytes); then stores the tile from there to the same place of
-// `copy`.
+// (box_slabs * width) that begins at (row, slab * width), under a swizzle of 32, 64 or 128 bytes, and writes shared
+// memory, byte by byte as it stands there, to `image` (box_slabs * rows * swizzle bytes); then stores the tile from
+// there to the same place of `copy`.
 typedef struct AttnProbeTma {
     const void* source;
     void* copy;
     void* image;
     int32_t seq, slabs, rows, row, slab;
-    int32_t swizzle;
+    int32_t swizzle, box_slabs;
+    int32_t reserved;
 } AttnProbeTma;
 
 int attn_probe_tma(const AttnProbeTma* call, void* stream);

@@ -284,7 +284,7 @@ mod tests {
 
     unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 312, 184, 120, 48, 48, 32, 64], sizes, room) }
+        unsafe { write(&[32, 32, 312, 184, 120, 48, 56, 32, 64], sizes, room) }
     }
 
     fn table(abi_sizes: unsafe extern "C" fn(*mut usize, usize) -> usize) -> Launchers {
@@ -312,8 +312,8 @@ mod tests {
         assert!(message.contains("304") && message.contains("312"), "{message}");
         assert!(message.contains("one source tree"), "{message}");
         let message = checked(fewer).unwrap_err().to_string();
-        assert!(message.contains("its 7 structs") && message.contains("48, 48], the 8 of"), "{message}");
+        assert!(message.contains("its 7 structs") && message.contains("48, 56], the 8 of"), "{message}");
         let message = checked(more).unwrap_err().to_string();
-        assert!(message.contains("its 9 structs") && message.contains("48, 32] and more"), "{message}");
+        assert!(message.contains("its 9 structs") && message.contains("56, 32] and more"), "{message}");
     }
 }

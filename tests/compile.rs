@@ -6,4 +6,8 @@ fn right_uses_compile_and_wrong_ones_are_explained() {
     let cases = trybuild::TestCases::new();
     cases.pass("tests/compile/pass/*.rs");
     cases.compile_fail("tests/compile/fail/*.rs");
+    // What these are told lists every kernel there is, and GPUs have more.
+    if cfg!(not(any(feature = "cuda", feature = "sim"))) {
+        cases.compile_fail("tests/compile/fail/without_gpu/*.rs");
+    }
 }

@@ -4,44 +4,11 @@
 
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use attn::Error;
 use attn::prelude::*;
 use half::bf16;
+use support::counting::{Counting, of_process};
 use support::{WithFlash, WithSdpa};
-
-/// Counts allocations of all threads.
-struct Counting;
-
-static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is the system allocator's own.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's contract.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's contract.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::SeqCst);
-        // SAFETY: the caller's contract.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -68,7 +35,7 @@ fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(
             let mut lse = vec![0.0; 4 * (joint + 70)];
             let mut phase = |owned: bool, calls: usize| -> attn::Result<usize> {
                 line.wait();
-                let before = ALLOCATIONS.load(Ordering::SeqCst);
+                let before = of_process();
                 line.wait();
                 for _ in 0..calls {
                     if owned {
@@ -79,7 +46,7 @@ fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(
                     }
                 }
                 line.wait();
-                let after = ALLOCATIONS.load(Ordering::SeqCst);
+                let after = of_process();
                 line.wait();
                 Ok(after - before)
             };
@@ -96,9 +63,9 @@ fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(
 #[test]
 fn steady_calls_allocate_their_output_alone() {
     // A positive control: the counter counts.
-    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    let before = of_process();
     drop(std::hint::black_box(vec![1_u8; 100]));
-    assert_eq!(ALLOCATIONS.load(Ordering::SeqCst), before + 1);
+    assert_eq!(of_process(), before + 1);
 
     for (strategy, ranks) in
         [("none", 1), ("ulysses", 1), ("ulysses", 2), ("ulysses", 4), ("ring", 1), ("ring", 3)]

@@ -49,7 +49,7 @@ impl Rig for Gpu {
 kernel_tests!(Gpu);
 
 #[global_allocator]
-static ALLOCATOR: kernels::allocation::Counting = kernels::allocation::Counting;
+static ALLOCATOR: support::counting::Counting = support::counting::Counting;
 
 /// Held by tests that record, and by those that wait for all of the GPU: the one breaks the other.
 static RECORDING: Mutex<()> = Mutex::new(());

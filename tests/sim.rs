@@ -23,7 +23,7 @@ impl Rig for Simulator {
 kernel_tests!(Simulator);
 
 #[global_allocator]
-static ALLOCATOR: kernels::allocation::Counting = kernels::allocation::Counting;
+static ALLOCATOR: support::counting::Counting = support::counting::Counting;
 
 /// What must find a fault planted in one of the kernels; `scripts/mutate-kernels` runs these.
 mod mutants {

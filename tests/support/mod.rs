@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test uses its part")]
 
+pub mod counting;
+
 use attn::prelude::*;
 use attn::{AttentionPipeline, Error, JointStrategy, Mask, TensorLayout, ThreadComm, kernel::Band};
 

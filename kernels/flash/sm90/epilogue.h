@@ -94,7 +94,7 @@ ATTN_DEVICE void store_lse(const Problem& p, const Place& place, int row, const 
 }
 
 // Divides, rounds and lays a warpgroup's 64 rows into shared memory, as the copy engine wants to find them.
-// `output` is where the tile's first row of the first slab goes.
+// `output_base` is where the tile's first row of the first slab goes.
 template <class Tile, int N>
 ATTN_DEVICE void stage_output(SharedAddress output_base, int group, const RowPair& rows, float (&output)[N]) {
     float factor[2];

@@ -23,7 +23,7 @@ struct Tile {
 
     // Each consumer warpgroup has 64 rows; one more warpgroup drives the copy engine.
     static constexpr int groups = Rows / 64, threads = 128 * (groups + 1);
-    // At head_dim 256 the products of one warpgroup are long enough to hide the softmax of the other by themselves.
+    // At head_dim 256 FlashAttention-3 leaves them to themselves: one's products are long beside the other's softmax.
     static constexpr bool takes_turns = overlapped && groups > 1 && HeadDim <= 128;
 
     // Tensors stand in shared memory as slabs of 64 columns, 128 bytes a row, as the copy engine lays them.

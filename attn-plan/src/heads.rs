@@ -95,7 +95,7 @@ impl fmt::Display for HeadSplitError {
 impl core::error::Error for HeadSplitError {}
 
 /// `1, 2 and 4`.
-fn list(numbers: &[usize]) -> String {
+pub(crate) fn list(numbers: &[usize]) -> String {
     let words: Vec<String> = numbers.iter().map(usize::to_string).collect();
     match words.split_last() {
         None => String::from("none"),

@@ -1,9 +1,17 @@
 //! What `attn`'s macro, runtime and program must agree on before any tensor exists: which axis numbers are a
-//! layout, which degrees divide which head counts. Pure functions of integers, no dependencies, so that the
-//! attribute can ask at compile time what the runtime asks at start-up.
+//! layout, which rank holds which positions and heads, how masks are written. Pure functions of integers and strings,
+//! no dependencies, so that the attribute can ask at compile time what the runtime asks at start-up.
 
 mod heads;
 mod layout;
+mod mask;
+mod positions;
+mod sharding;
+mod split;
 
 pub use heads::{HeadSplitError, KvGroupError, check_head_split, check_kv_group, degrees, divisors};
 pub use layout::TensorLayout;
+pub use mask::{Mask, MaskError, MaskKinds, Span};
+pub use positions::{Positions, Run};
+pub use sharding::{HeadError, HeadLayout, HeadRun, RingLayout, SeqSplitError, SequenceLayout, Sharding};
+pub use split::{Split, portion};

@@ -55,12 +55,15 @@ pub use attn_runtime::Flash;
 #[cfg(feature = "sdpa")]
 pub use attn_runtime::Sdpa;
 pub use attn_runtime::{
-    AttentionCall, AttentionKernel, AttentionMetadata, AttentionPipeline, AttentionRequest, AttentionSpec,
-    Band, CarriedState, CarriesState, Clock, Communicator, Cpu, DType, Device, Element, Error, ExchangePlan,
-    JointStrategy, KeyValue, LseMut, Mask, NoParallelAttention, Outputs, ParallelAttention,
-    ParallelAttentionContext, ParallelAttentionStrategy, ParallelConfig, Phases, Pipeline, Result,
-    RingParallelAttention, Scope, SequenceLayout, Session, Signature, Tensor, TensorLayout, ThreadComm,
-    Traffic, Transfer, UlyssesParallelAttention, View, ViewMut, World, build_parallel_attention_strategy,
+    AllGatherKvParallelAttention, AttentionCall, AttentionKernel, AttentionMask, AttentionMetadata,
+    AttentionPipeline, AttentionRequest, AttentionSpec, Band, BlockMask, BlockSegments, CarriedState,
+    CarriesState, Clock, Communicator, Cpu, DType, Device, Element, Error, ExchangePlan, HeadLayout, HeadRun,
+    HybridParallelAttention, JointStrategy, KeyLengths, KeyPlacement, KeyValue, LseMut, Mask, MaskKinds,
+    NoParallelAttention, Outputs, ParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy,
+    ParallelConfig, Phases, Pipeline, Positions, Result, RingLayout, RingParallelAttention, Run, Scalar,
+    Scope, SegmentIds, Segments, Sequence, SequenceLayout, Session, Sharding, Signature, Span, Split, Tensor,
+    TensorLayout, ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention, UlyssesParallelAttention,
+    View, ViewMut, Work, World, build_parallel_attention_strategy,
 };
 pub use attn_runtime::{comm, device, kernel, strategy, tensor};
 
@@ -70,8 +73,9 @@ pub mod cuda;
 /// What most programs need: `use attn::prelude::*;`.
 pub mod prelude {
     pub use crate::{
-        AttentionMetadata, Communicator, Cpu, Element, JointStrategy, LseMut, Mask, Outputs,
-        ParallelAttention, ParallelConfig, Session, Tensor, View, ViewMut, World, parallel_attention,
+        AttentionMetadata, Communicator, Cpu, Element, JointStrategy, LseMut, Outputs, ParallelAttention,
+        ParallelConfig, RingLayout, Segments, Session, Span, Split, Tensor, View, ViewMut, World,
+        parallel_attention,
     };
 }
 

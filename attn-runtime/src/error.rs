@@ -68,6 +68,45 @@ pub enum Error {
     #[error(transparent)]
     HeadSplit(#[from] attn_plan::HeadSplitError),
 
+    /// A sequence that does not divide.
+    #[error("`{tensor}`: {error}")]
+    SeqSplit {
+        /// Which tensor.
+        tensor: &'static str,
+        /// What does not divide.
+        error: attn_plan::SeqSplitError,
+    },
+
+    /// An uneven split without the lengths of the whole sequences.
+    #[error(
+        "`split = \"uneven\"` needs the lengths of the whole sequences, which cannot be told from a shard of \
+         {positions} positions: give them with `AttentionMetadata::with_sequence`"
+    )]
+    SequenceNeeded {
+        /// The query's positions on this rank.
+        positions: usize,
+    },
+
+    /// A mask whose numbers do not fit the call.
+    #[error("`{mask}` {message}")]
+    Mask {
+        /// Which mask: `key_lengths`.
+        mask: &'static str,
+        /// What does not fit.
+        message: String,
+    },
+
+    /// A mask that the kernel does not take.
+    #[error(
+        "the kernel does not take the mask `{mask}`: it takes {takes}; use another kernel or another mask"
+    )]
+    MaskKind {
+        /// The call's masks.
+        mask: attn_plan::Mask,
+        /// What the kernel takes.
+        takes: attn_plan::MaskKinds,
+    },
+
     /// A number that the attribute fixed, and a tensor or group that differs.
     #[error("the attribute says `{key} = {declared}`, but this call has {found}")]
     Declared {
@@ -82,7 +121,7 @@ pub enum Error {
     /// `strategy = "none"` on a group of several ranks.
     #[error(
         "strategy `none` runs on one rank, this group has {ranks}: use one rank, or a strategy that shards the \
-         sequence (`ulysses`, `ring`)"
+         sequence, such as `ulysses` or `ring`"
     )]
     NotParallel {
         /// The size of the group.
@@ -104,11 +143,12 @@ pub enum Error {
 
     /// A mask that has no meaning together with joint tensors.
     #[error(
-        "a {mask} mask cannot be combined with joint tensors: the joint tokens have no position among the others"
+        "a {mask} mask cannot be combined with joint tensors: the joint tokens have no position among the others; \
+         masks that can are none, padding and dense"
     )]
     JointMask {
-        /// The mask's name.
-        mask: &'static str,
+        /// The masks.
+        mask: attn_plan::Mask,
     },
 
     /// A configuration that the group or the offered strategies cannot give.
@@ -280,6 +320,15 @@ pub enum Error {
     /// The operating system would start no thread.
     #[error("could not start a thread: {0}")]
     Thread(String),
+}
+
+impl From<attn_plan::HeadError> for Error {
+    fn from(error: attn_plan::HeadError) -> Self {
+        match error {
+            attn_plan::HeadError::Group(error) => Self::KvGroup(error),
+            attn_plan::HeadError::Split(error) => Self::HeadSplit(error),
+        }
+    }
 }
 
 impl Error {

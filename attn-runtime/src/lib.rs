@@ -2,7 +2,7 @@
 //!
 //! | axis | trait | members |
 //! |---|---|---|
-//! | strategy | [`ParallelAttentionStrategy`] | [`NoParallelAttention`], [`UlyssesParallelAttention`], [`RingParallelAttention`] |
+//! | strategy | [`ParallelAttentionStrategy`] | [`NoParallelAttention`], [`UlyssesParallelAttention`], [`RingParallelAttention`], [`HybridParallelAttention`], [`AllGatherKvParallelAttention`], [`UlyssesAllGatherParallelAttention`] |
 //! | kernel | [`AttentionKernel`], [`CarriesState`] | `Sdpa`, `Flash` |
 //! | communicator | [`Communicator`] | [`ThreadComm`] |
 //! | device | [`Device`] | [`Cpu`] |
@@ -15,14 +15,17 @@ pub mod comm;
 pub mod device;
 mod error;
 pub mod kernel;
+mod masks;
 mod metadata;
 mod pipeline;
-mod sequence;
 mod session;
 mod spec;
 pub mod strategy;
 pub mod tensor;
 
+pub use attn_plan::{
+    HeadLayout, HeadRun, Mask, MaskKinds, Positions, RingLayout, Run, SequenceLayout, Sharding, Span, Split,
+};
 pub use comm::{Communicator, ExchangePlan, Signature, ThreadComm, Traffic, Transfer, World};
 pub use device::{Arena, Cpu, Device, Scope};
 pub use error::{Error, Result};
@@ -30,16 +33,19 @@ pub use error::{Error, Result};
 pub use kernel::Flash;
 #[cfg(feature = "sdpa")]
 pub use kernel::Sdpa;
-pub use kernel::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesState};
-pub use metadata::{AttentionMetadata, JointStrategy, Mask, Outputs};
+pub use kernel::{
+    AttentionCall, AttentionKernel, Band, BlockMask, BlockSegments, CarriedState, CarriesState, KeyLengths,
+    SegmentIds,
+};
+pub use metadata::{AttentionMetadata, JointStrategy, KeyPlacement, Outputs, Segments, Sequence};
 #[doc(hidden)]
 pub use pipeline::Unbuilt;
-pub use pipeline::{AttentionPipeline, Clock, Phases, Pipeline, build_parallel_attention_strategy};
-pub use sequence::SequenceLayout;
+pub use pipeline::{AttentionPipeline, Clock, Phases, Pipeline, Work, build_parallel_attention_strategy};
 pub use session::{ParallelAttention, Session};
 pub use spec::AttentionSpec;
 pub use strategy::{
-    AttentionRequest, NoParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy,
-    ParallelConfig, RingParallelAttention, UlyssesParallelAttention,
+    AllGatherKvParallelAttention, AttentionMask, AttentionRequest, HybridParallelAttention,
+    NoParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy, ParallelConfig,
+    RingParallelAttention, UlyssesAllGatherParallelAttention, UlyssesParallelAttention,
 };
-pub use tensor::{DType, Element, KeyValue, LseMut, Tensor, TensorLayout, View, ViewMut};
+pub use tensor::{DType, Element, KeyValue, LseMut, Scalar, Tensor, TensorLayout, View, ViewMut};

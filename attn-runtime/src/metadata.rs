@@ -1,27 +1,55 @@
 //! What a call may carry besides query, key and value.
 
+use attn_plan::{Mask, Span};
+
 use crate::device::{Cpu, Device};
 use crate::tensor::Element;
 use crate::tensor::{LseMut, Tensor, View, ViewMut};
 
-/// Which keys each query may attend, by global position.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Mask {
-    /// All of them.
-    #[default]
-    None,
-    /// Those up to the query's own position; where there are more keys than queries, or fewer, the last query stands
-    /// at the last key.
-    Causal,
+/// Packed documents: the segment of each position. A query attends keys of its own segment alone, in whatever order the
+/// segments stand.
+///
+/// Rows of the batch one after the other, positions in natural order: global, the same on every rank, in every layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segments<'a> {
+    /// `[batch, seq_q]`.
+    pub query: &'a [i32],
+    /// `[batch, seq_k]`.
+    pub key: &'a [i32],
 }
 
-impl Mask {
-    /// The mask's name in the attribute and the program.
+impl<'a> Segments<'a> {
+    /// Queries and keys of one sequence.
+    pub const fn of(segments: &'a [i32]) -> Self {
+        Self { query: segments, key: segments }
+    }
+}
+
+/// The lengths of whole sequences, over all ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Sequence {
+    /// Positions of the query.
+    pub query: usize,
+    /// Positions of key and value.
+    pub key: usize,
+}
+
+/// Where keys and values are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum KeyPlacement {
+    /// Every rank holds its share, as of the queries.
+    #[default]
+    Sharded,
+    /// Every rank holds all of them, in natural order: the same on every rank.
+    Replicated,
+}
+
+impl KeyPlacement {
+    /// The name: `sharded` or `replicated`.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::None => "none",
-            Self::Causal => "causal",
+            Self::Sharded => "sharded",
+            Self::Replicated => "replicated",
         }
     }
 }
@@ -56,13 +84,29 @@ impl JointStrategy {
 
 /// What a call carries besides query, key and value. The default is nothing.
 ///
+/// A key is attended if every mask allows it: the span, the key lengths, the segments and the dense mask, of which each is
+/// optional. Masks speak of the whole sequence, in natural order, and are the same on every rank, whatever the strategy
+/// and the layout. A query that may attend no key gets zeros, and an LSE of -inf.
+///
 /// Joint tensors are those of a dual-stream transformer's other stream (text, beside the image): replicated, the same
 /// on every rank, in the caller's layout, all three or none. Every query then attends the joint sequence, and the
 /// output has the joint tokens' rows too: `joint tokens + local tokens` positions in the order of `joint_strategy`,
-/// the joint rows bit-equal on every rank.
-pub struct AttentionMetadata<'a, T, D = Cpu> {
-    /// The mask; if absent, the attribute's, or else none. If the attribute fixes one, this may be no other.
-    pub mask: Option<Mask>,
+/// the joint rows bit-equal on every rank. With them go key lengths (of the other keys: joint ones all count) and dense
+/// masks, but no span and no segments.
+pub struct AttentionMetadata<'a, T, D: Device = Cpu> {
+    /// The mask by position; if absent, the attribute's, or else full. If the attribute fixes one, this may be no other.
+    pub span: Option<Span>,
+    /// For each row of the batch, how many keys there are; those behind them are padding, and never read.
+    pub key_lengths: Option<&'a [usize]>,
+    /// Packed documents.
+    pub segments: Option<Segments<'a>>,
+    /// `[batch, 1 or heads, joint + seq_q, joint + seq_k]`, joint tokens in their order: what is not zero is attended.
+    pub dense: Option<View<'a, u8, D>>,
+    /// The lengths of the whole sequences. An uneven split needs them, for it cannot tell them from a shard; otherwise
+    /// they may be left out.
+    pub sequence: Option<Sequence>,
+    /// Where keys and values are.
+    pub keys: KeyPlacement,
     /// The softmax scale; if absent, the attribute's, or else `1 / sqrt(head_dim)`. If the attribute fixes one, this
     /// may be no other.
     pub scale: Option<f32>,
@@ -76,10 +120,16 @@ pub struct AttentionMetadata<'a, T, D = Cpu> {
     pub joint_strategy: JointStrategy,
 }
 
-impl<T, D> Default for AttentionMetadata<'_, T, D> {
+impl<T, D: Device> Default for AttentionMetadata<'_, T, D> {
+    #[inline]
     fn default() -> Self {
         Self {
-            mask: None,
+            span: None,
+            key_lengths: None,
+            segments: None,
+            dense: None,
+            sequence: None,
+            keys: KeyPlacement::Sharded,
             scale: None,
             joint_query: None,
             joint_key: None,
@@ -106,10 +156,51 @@ impl<'a, T: Element, D: Device> AttentionMetadata<'a, T, D> {
         }
     }
 
-    /// Sets the mask.
+    /// Sets the mask by position.
     #[must_use]
-    pub const fn with_mask(mut self, mask: Mask) -> Self {
-        self.mask = Some(mask);
+    pub const fn with_span(mut self, span: Span) -> Self {
+        self.span = Some(span);
+        self
+    }
+
+    /// Sets the causal mask.
+    #[must_use]
+    pub const fn with_causal(self) -> Self {
+        self.with_span(Span::Causal)
+    }
+
+    /// Sets the number of keys of each row of the batch.
+    #[must_use]
+    pub const fn with_key_lengths(mut self, key_lengths: &'a [usize]) -> Self {
+        self.key_lengths = Some(key_lengths);
+        self
+    }
+
+    /// Sets the segments.
+    #[must_use]
+    pub const fn with_segments(mut self, segments: Segments<'a>) -> Self {
+        self.segments = Some(segments);
+        self
+    }
+
+    /// Sets the dense mask.
+    #[must_use]
+    pub fn with_dense(mut self, dense: impl Into<View<'a, u8, D>>) -> Self {
+        self.dense = Some(dense.into());
+        self
+    }
+
+    /// Tells the lengths of the whole sequences.
+    #[must_use]
+    pub const fn with_sequence(mut self, query: usize, key: usize) -> Self {
+        self.sequence = Some(Sequence { query, key });
+        self
+    }
+
+    /// Says that keys and values are the whole sequence's, on every rank.
+    #[must_use]
+    pub const fn with_replicated_keys(mut self) -> Self {
+        self.keys = KeyPlacement::Replicated;
         self
     }
 
@@ -121,10 +212,25 @@ impl<'a, T: Element, D: Device> AttentionMetadata<'a, T, D> {
     }
 }
 
-impl<T, D> core::fmt::Debug for AttentionMetadata<'_, T, D> {
+impl<T, D: Device> AttentionMetadata<'_, T, D> {
+    /// Which masks there are.
+    #[inline]
+    pub fn mask(&self) -> Mask {
+        Mask {
+            span: self.span.unwrap_or_default(),
+            key_lengths: self.key_lengths.is_some(),
+            segments: self.segments.is_some(),
+            dense: self.dense.is_some(),
+        }
+    }
+}
+
+impl<T, D: Device> core::fmt::Debug for AttentionMetadata<'_, T, D> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("AttentionMetadata")
-            .field("mask", &self.mask)
+            .field("mask", &self.mask())
+            .field("sequence", &self.sequence)
+            .field("keys", &self.keys)
             .field("joint_query", &self.joint_query)
             .field("joint_strategy", &self.joint_strategy)
             .finish_non_exhaustive()

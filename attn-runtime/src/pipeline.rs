@@ -4,7 +4,9 @@ use core::marker::PhantomData;
 use core::time::Duration;
 use std::time::Instant;
 
-use crate::comm::Communicator;
+use attn_plan::{MaskKinds, Sharding};
+
+use crate::comm::{Communicator, Traffic};
 use crate::device::{Device, Scope};
 use crate::error::{Error, Result};
 use crate::kernel::AttentionKernel;
@@ -20,6 +22,9 @@ pub trait AttentionPipeline<C: Communicator, T: Element>: Sized {
     /// The order of the axes in the caller's tensors.
     const LAYOUT: TensorLayout;
 
+    /// The masks that its kernel takes.
+    const MASKS: MaskKinds;
+
     /// Opens the `choice`-th of the offered strategies. Collective.
     ///
     /// # Errors
@@ -31,6 +36,15 @@ pub trait AttentionPipeline<C: Communicator, T: Element>: Sized {
 
     /// Its group.
     fn communicator(&self) -> &C;
+
+    /// How the group shares positions and heads.
+    fn sharding(&self) -> Sharding;
+
+    /// What this rank has moved so far.
+    fn traffic(&self) -> Traffic;
+
+    /// How many blocks of queries and keys this rank has computed and skipped so far, if the strategy counts them.
+    fn work(&self) -> Work;
 
     /// Runs one call.
     ///
@@ -73,6 +87,7 @@ where
 {
     const OFFERED: &'static [&'static str] = &[S::NAME];
     const LAYOUT: TensorLayout = S::LAYOUT;
+    const MASKS: MaskKinds = S::MASKS;
 
     fn open(_: usize, group: C, spec: &AttentionSpec) -> Result<Self> {
         if let Some(degree) = spec.degree.filter(|degree| S::ENABLED && *degree != group.size()) {
@@ -88,6 +103,19 @@ where
 
     fn communicator(&self) -> &C {
         self.strategy.communicator()
+    }
+
+    #[inline]
+    fn sharding(&self) -> Sharding {
+        self.strategy.sharding()
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.strategy.traffic()
+    }
+
+    fn work(&self) -> Work {
+        self.strategy.work()
     }
 
     #[inline]
@@ -123,7 +151,21 @@ where
     C: Communicator,
     T: Element,
 {
-    P::open(config.choose(P::OFFERED, group.size())?, group, spec)
+    let choice = config.choose(P::OFFERED, group.size())?;
+    let spec = config.merge(spec, P::OFFERED.get(choice).copied().unwrap_or_default())?;
+    if let Some(mask) = spec.mask.filter(|mask| !P::MASKS.takes(*mask)) {
+        return Err(Error::MaskKind { mask, takes: P::MASKS });
+    }
+    P::open(choice, group, &spec)
+}
+
+/// Blocks of queries and keys that a ring met, by this rank: stretches of its own positions and of another rank's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Those of which at least one query may attend a key.
+    pub computed: u64,
+    /// Those that cost nothing.
+    pub skipped: u64,
 }
 
 /// Time spent in each part of the pipeline, on this rank.
@@ -192,6 +234,7 @@ pub enum Unbuilt {}
 impl<C: Communicator, T: Element> AttentionPipeline<C, T> for Unbuilt {
     const OFFERED: &'static [&'static str] = &[];
     const LAYOUT: TensorLayout = TensorLayout::Bshd;
+    const MASKS: MaskKinds = MaskKinds::ALL;
 
     fn open(choice: usize, _: C, _: &AttentionSpec) -> Result<Self> {
         Err(Error::unknown_choice(choice, &[]))
@@ -202,6 +245,18 @@ impl<C: Communicator, T: Element> AttentionPipeline<C, T> for Unbuilt {
     }
 
     fn communicator(&self) -> &C {
+        match *self {}
+    }
+
+    fn sharding(&self) -> Sharding {
+        match *self {}
+    }
+
+    fn traffic(&self) -> Traffic {
+        match *self {}
+    }
+
+    fn work(&self) -> Work {
         match *self {}
     }
 

@@ -1,13 +1,16 @@
 //! A rank's door: checks a call, brings it to the crate's own order of axes, and runs the pipeline.
 
+use attn_plan::{MaskKinds, Sharding, Split};
+
 use crate::comm::{Communicator, Traffic};
 use crate::device::{Arena, Device};
 use crate::error::{Error, Result};
-use crate::metadata::{AttentionMetadata, Mask, Outputs};
-use crate::pipeline::{AttentionPipeline, Clock, Phases, build_parallel_attention_strategy};
+use crate::masks;
+use crate::metadata::{AttentionMetadata, KeyPlacement, Outputs, Sequence};
+use crate::pipeline::{AttentionPipeline, Clock, Phases, Work, build_parallel_attention_strategy};
 use crate::spec::AttentionSpec;
 use crate::strategy::{AttentionRequest, Joint, ParallelConfig};
-use crate::tensor::{Element, KeyValue, Tensor, TensorLayout, View, volume};
+use crate::tensor::{DType, Element, KeyValue, Tensor, TensorLayout, View, volume};
 
 /// Attention with a pipeline round it: what `#[parallel_attention(..)]` implements for a struct.
 #[diagnostic::on_unimplemented(
@@ -107,9 +110,20 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
         self.clock.phases()
     }
 
-    /// What this rank has moved through the session's group so far, by this session or any other handle of it.
+    /// What this rank has moved through the session's group so far, by this session or any other handle of it, and
+    /// through the session's own subgroups.
     pub fn traffic(&self) -> Traffic {
-        self.communicator().traffic()
+        self.pipeline.traffic()
+    }
+
+    /// How many blocks of queries and keys this rank has computed and skipped so far. Rings count them, others none.
+    pub fn work(&self) -> Work {
+        self.pipeline.work()
+    }
+
+    /// How the group shares positions and heads: with it, shard tensors and tables of rotary angles.
+    pub fn sharding(&self) -> Sharding {
+        self.pipeline.sharding()
     }
 
     /// Bytes of workspace held for reshards and carried state. What kernels use besides belongs to the queue, which all
@@ -123,11 +137,12 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
     ///
     /// Shapes, in the attribute's layout (here `[batch, seq, heads, head_dim]`), with `P` ranks: query
     /// `[b, s_q/P, h, d]`, key and value `[b, s_k/P, h_kv, d]`, output as the query, or `[b, joint + s_q/P, h, d]`
-    /// with joint tokens.
+    /// with joint tokens. Which positions a rank's are, and in an uneven split how many, tells
+    /// [`sharding`](Self::sharding). Keys that are [replicated](crate::KeyPlacement) are `[b, s_k, h_kv, d]`.
     ///
     /// # Errors
-    /// If shapes disagree with each other, the attribute or the strategy; if ranks call differently, fail, or pass
-    /// the communicator's deadline.
+    /// If shapes or masks disagree with each other, the attribute or the strategy; if ranks call differently, fail, or
+    /// pass the communicator's deadline.
     #[inline]
     pub fn attend_into<'a>(
         &'a mut self,
@@ -139,7 +154,14 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
     ) -> Result<()> {
         let (query, key, value) = (query.into(), key.into(), value.into());
         let Self { pipeline, queue, arena, clock } = self;
-        let check = Check { layout: A::Pipeline::LAYOUT, ranks: pipeline.communicator().size() };
+        let group = pipeline.communicator();
+        let check = Check {
+            layout: A::Pipeline::LAYOUT,
+            masks: A::Pipeline::MASKS,
+            rank: group.rank(),
+            ranks: group.size(),
+            sharding: pipeline.sharding(),
+        };
         let request = admit(check, &A::SPEC, query, key, value, metadata, outputs.into())?;
         pipeline.run(arena.open(queue)?, request, clock)
     }
@@ -192,6 +214,7 @@ fn admit<'a, T: Element, D: Device>(
     check.not_empty("key", key.shape())?;
     check.is("key", key.shape(), [batch, keys, kv_heads, head_dim], "the query's batch and head_dim")?;
     check.is("value", value.shape(), key.shape(), "the key's shape")?;
+    let sequence = check.sequence(query.shape(), key.shape(), metadata)?;
     attn_plan::check_kv_group(heads, kv_heads)?;
     for (key, declared, found) in [
         ("heads", spec.heads, heads),
@@ -212,17 +235,11 @@ fn admit<'a, T: Element, D: Device>(
     if !scale.is_finite() {
         return Err(Error::Scale(scale));
     }
-    let mask = match (spec.mask, metadata.mask) {
-        (Some(fixed), Some(asked)) if fixed != asked => {
-            let found = format!("metadata that asks for `{}`", asked.name());
-            return Err(Error::Declared { key: "mask", declared: format!("\"{}\"", fixed.name()), found });
-        }
-        (fixed, asked) => fixed.or(asked).unwrap_or_default(),
-    };
-    let joint = joint(check, metadata, query.shape(), key.shape(), mask)?;
+    let joint = joint(check, metadata, query.shape(), key.shape())?;
     let joint_tokens = joint.map_or(0, |joint| joint.query.shape()[1]);
-    check.whole_fits::<T>(query.shape(), joint_tokens)?;
-    check.whole_fits::<T>(key.shape(), joint_tokens)?;
+    check.whole_fits::<T>(query.shape(), sequence.query, joint_tokens)?;
+    check.whole_fits::<T>(key.shape(), sequence.key, joint_tokens)?;
+    let mask = masks::admit(check.masks, spec.mask, metadata, [batch, heads], sequence, joint_tokens)?;
     let rows = joint_tokens + tokens;
     let out = outputs.out.permuted(layout);
     let what =
@@ -237,7 +254,8 @@ fn admit<'a, T: Element, D: Device>(
             return Err(Error::Shape { tensor: "lse", found: [b, h, s, 1], expected });
         }
     };
-    Ok(AttentionRequest { query, kv: KeyValue { key, value }, joint, mask, scale, out, lse })
+    let keys = metadata.keys;
+    Ok(AttentionRequest { query, kv: KeyValue { key, value }, keys, sequence, joint, mask, scale, out, lse })
 }
 
 /// Checks the joint tensors of a call.
@@ -246,7 +264,6 @@ fn joint<'a, T: Element, D: Device>(
     metadata: &AttentionMetadata<'a, T, D>,
     query: [usize; 4],
     key: [usize; 4],
-    mask: Mask,
 ) -> Result<Option<Joint<'a, T, D>>> {
     let (joint_query, joint_key, joint_value) =
         match (metadata.joint_query, metadata.joint_key, metadata.joint_value) {
@@ -260,9 +277,6 @@ fn joint<'a, T: Element, D: Device>(
                 return Err(Error::JointIncomplete { query, key, value });
             }
         };
-    if mask != Mask::None {
-        return Err(Error::JointMask { mask: mask.name() });
-    }
     let [batch, _, heads, head_dim] = query;
     let tokens = joint_query.shape()[1];
     check.not_empty("joint_query", joint_query.shape())?;
@@ -283,24 +297,102 @@ fn joint<'a, T: Element, D: Device>(
 #[derive(Clone, Copy)]
 struct Check {
     layout: TensorLayout,
+    masks: MaskKinds,
+    rank: usize,
     ranks: usize,
+    sharding: Sharding,
 }
 
 impl Check {
+    /// An uneven split may leave a rank without positions; nothing else may be empty.
+    #[inline]
     fn not_empty(self, tensor: &'static str, shape: [usize; 4]) -> Result<()> {
-        if shape.contains(&0) {
-            return Err(Error::Empty { tensor, found: self.layout.permute(shape) });
+        let [batch, seq, heads, head_dim] = shape;
+        let empty =
+            batch == 0 || heads == 0 || head_dim == 0 || (seq == 0 && self.sharding.split == Split::Strict);
+        if empty { Err(self.empty(tensor, shape)) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn empty(self, tensor: &'static str, shape: [usize; 4]) -> Error {
+        Error::Empty { tensor, found: self.layout.permute(shape) }
+    }
+
+    /// The lengths of the whole sequences, of which query and key are this rank's share.
+    #[inline]
+    fn sequence<T: Element, D: Device>(
+        self,
+        query: [usize; 4],
+        key: [usize; 4],
+        metadata: &AttentionMetadata<'_, T, D>,
+    ) -> Result<Sequence> {
+        if self.ranks == 1 && metadata.sequence.is_none() {
+            let sequence = Sequence { query: query[1], key: key[1] };
+            return if query[1] > 0 && key[1] > 0 { Ok(sequence) } else { Err(self.empty("query", query)) };
         }
-        Ok(())
+        self.sequence_of_ranks(query, key, metadata.sequence, metadata.keys)
+    }
+
+    #[inline(never)]
+    fn sequence_of_ranks(
+        self,
+        query: [usize; 4],
+        key: [usize; 4],
+        sequence: Option<Sequence>,
+        keys: KeyPlacement,
+    ) -> Result<Sequence> {
+        let whole = |shape: [usize; 4], keys: KeyPlacement| {
+            let ranks = if keys == KeyPlacement::Sharded { self.ranks } else { 1 };
+            let shape_outside = self.layout.permute(shape);
+            shape[1].checked_mul(ranks).ok_or(Error::TooLarge { shape: shape_outside, dtype: DType::U8 })
+        };
+        let sequence = match sequence {
+            Some(sequence) => sequence,
+            None if self.sharding.split == Split::Uneven => {
+                return Err(Error::SequenceNeeded { positions: query[1] });
+            }
+            None => Sequence { query: whole(query, KeyPlacement::Sharded)?, key: whole(key, keys)? },
+        };
+        if sequence.query == 0 || sequence.key == 0 {
+            return Err(Error::Mask {
+                mask: "sequence",
+                message: format!(
+                    "is {} queries and {} keys long: neither may be empty",
+                    sequence.query, sequence.key
+                ),
+            });
+        }
+        self.share("query", query, sequence.query, KeyPlacement::Sharded)?;
+        self.share("key", key, sequence.key, keys)?;
+        Ok(sequence)
+    }
+
+    /// That a tensor has this rank's share of positions.
+    fn share(self, tensor: &'static str, shape: [usize; 4], seq: usize, keys: KeyPlacement) -> Result<()> {
+        if keys == KeyPlacement::Replicated {
+            return self.is(tensor, shape, replaced(shape, seq), "the whole sequence: it is replicated");
+        }
+        let layout = self.sharding.sequence(seq).map_err(|error| Error::SeqSplit { tensor, error })?;
+        let length = layout.length(self.rank);
+        if shape[1] == length {
+            return Ok(());
+        }
+        let what = format!("rank {}'s share of {seq} positions among {} ranks", self.rank, self.ranks);
+        self.is(tensor, shape, replaced(shape, length), &what)
     }
 
     /// That the whole joint sequence of a tensor could be addressed: what any strategy computes of lengths then fits.
     /// (A view may repeat elements, and so be longer than any memory.)
-    fn whole_fits<T: Element>(self, [batch, seq, heads, head_dim]: [usize; 4], joint: usize) -> Result<()> {
-        let whole = seq.checked_mul(self.ranks).and_then(|seq| seq.checked_add(joint));
+    #[inline]
+    fn whole_fits<T: Element>(self, shape: [usize; 4], seq: usize, joint: usize) -> Result<()> {
+        let [batch, _, heads, head_dim] = shape;
+        let whole = seq.checked_add(joint);
         let fits = whole.is_some_and(|whole| volume::<T>([batch, whole, heads, head_dim]).is_ok());
-        let shape = self.layout.permute([batch, seq, heads, head_dim]);
-        if fits { Ok(()) } else { Err(Error::TooLarge { shape, dtype: T::DTYPE }) }
+        if fits {
+            Ok(())
+        } else {
+            Err(Error::TooLarge { shape: self.layout.permute(shape), dtype: T::DTYPE })
+        }
     }
 
     fn is(self, tensor: &'static str, found: [usize; 4], expected: [usize; 4], what: &str) -> Result<()> {
@@ -314,4 +406,9 @@ impl Check {
         let expected = format!("{expected:?} ({what}; axes are {layout})");
         Error::Shape { tensor, found: layout.permute(found), expected }
     }
+}
+
+/// The shape with another length.
+const fn replaced([batch, _, heads, head_dim]: [usize; 4], seq: usize) -> [usize; 4] {
+    [batch, seq, heads, head_dim]
 }

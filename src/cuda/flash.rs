@@ -1,8 +1,8 @@
 //! `flash` on a GPU: checks, and one launch for a call.
 
 use attn_runtime::{
-    AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Error, Flash, KeyValue, Result, Scope,
-    TensorLayout, View, ViewMut,
+    AttentionCall, AttentionKernel, Band, BlockMask, CarriedState, CarriesState, Error, Flash, KeyValue,
+    Result, Scope, TensorLayout, View, ViewMut,
 };
 
 use super::abi;
@@ -69,8 +69,8 @@ impl FlashSm90 {
         call: &mut AttentionCall<'_, T, D>,
         key_lengths: Option<View<'_, i32, D>>,
     ) -> Result<()> {
-        let AttentionCall { query, kv, band, scale, ref mut out, ref mut lse } = *call;
-        let mut flash = self.inputs(queue, query, kv, band, scale, key_lengths)?;
+        let AttentionCall { query, kv, mask, scale, ref mut out, ref mut lse } = *call;
+        let mut flash = self.inputs(queue, query, kv, mask.band, scale, key_lengths)?;
         (flash.out, flash.lse) = outputs(query.shape(), out.reborrow(), lse.as_mut().map(ViewMut::reborrow))?;
         here::<D>(queue, NAME, &[("out", flash.out.base)])?;
         // SAFETY: the views lend device memory of the shapes checked above, the outputs exclusively.
@@ -244,11 +244,11 @@ impl<D: Launches, T: Half> CarriesState<D, T> for FlashSm90 {
         scope: Scope<'_, D>,
         query: View<'_, T, D>,
         kv: KeyValue<'_, T, D>,
-        band: Band,
+        mask: &BlockMask<'_, D>,
         scale: f32,
         state: &mut CarriedState<'_, D>,
     ) -> Result<()> {
-        self.step_with(scope.queue(), query, kv, band, scale, None, state)
+        self.step_with(scope.queue(), query, kv, mask.band, scale, None, state)
     }
 
     fn finish(
@@ -304,11 +304,11 @@ macro_rules! flash_on {
                 scope: Scope<'_, $device>,
                 query: View<'_, T, $device>,
                 kv: KeyValue<'_, T, $device>,
-                band: Band,
+                mask: &BlockMask<'_, $device>,
                 scale: f32,
                 state: &mut CarriedState<'_, $device>,
             ) -> Result<()> {
-                FlashSm90::AUTO.step(scope, query, kv, band, scale, state)
+                FlashSm90::AUTO.step(scope, query, kv, mask, scale, state)
             }
 
             fn finish(

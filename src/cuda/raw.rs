@@ -120,8 +120,14 @@ unsafe fn typed<T: Half, Q: GpuQueue>(queue: &Q, call: &RawAttention) -> Result<
     let lengths = NonNull::new(call.key_lengths.cast_mut())
         // SAFETY: the caller's contract.
         .map(|base| unsafe { View::from_raw_parts(base, [batch, 1, 1, 1], [1; 4]) });
-    let mut call_on =
-        AttentionCall::<T, Q::Device> { query, kv: KeyValue { key, value }, band, scale, out, lse };
+    let mut call_on = AttentionCall::<T, Q::Device> {
+        query,
+        kv: KeyValue { key, value },
+        mask: band.into(),
+        scale,
+        out,
+        lse,
+    };
     FlashSm90::new(call.form).forward_with(queue, &mut call_on, lengths)
 }
 

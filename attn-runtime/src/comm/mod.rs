@@ -17,9 +17,9 @@ use crate::tensor::{Element, KeyValue};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
-    /// Bytes that this rank took from other ranks: copied, or lent to it in place (blocks of a ring that a mask then
-    /// skips are counted too: a communicator with real links would have moved them).
-    pub bytes: u64,
+    /// Bytes that this rank sent to other ranks. (What ranks of one memory read in place is counted as if it went over
+    /// links: each block of a ring once for each hop, whether a mask then skips it or not.)
+    pub sent: u64,
     /// Collective calls.
     pub collectives: u64,
 }
@@ -30,8 +30,20 @@ impl core::ops::Sub for Traffic {
     /// What was moved since an earlier reading.
     fn sub(self, earlier: Self) -> Self {
         Self {
-            bytes: self.bytes.saturating_sub(earlier.bytes),
+            sent: self.sent.saturating_sub(earlier.sent),
             collectives: self.collectives.saturating_sub(earlier.collectives),
+        }
+    }
+}
+
+impl core::ops::Add for Traffic {
+    type Output = Self;
+
+    /// What was moved through both of two groups.
+    fn add(self, other: Self) -> Self {
+        Self {
+            sent: self.sent.saturating_add(other.sent),
+            collectives: self.collectives.saturating_add(other.collectives),
         }
     }
 }
@@ -79,7 +91,8 @@ pub trait Communicator: Sized + 'static {
 
     /// Collective: shows every rank's block to every rank. `visit(owner, block)` is called `size` times: with this
     /// rank's own block first, then in the order in which a ring would bring them: the ranks before it, backwards,
-    /// round the corner. The block is lent for the call of `visit` alone; where memory is shared it is the owner's
+    /// round the corner. Blocks are alike but for their length: `lengths` says how long the second axis of each rank's is,
+    /// the same on every rank, and it may be zero. The block is lent for the call of `visit` alone; where memory is shared it is the owner's
     /// own, read in place. `visit` must make no collective call on this group.
     ///
     /// # Errors
@@ -89,6 +102,7 @@ pub trait Communicator: Sized + 'static {
         &self,
         scope: Scope<'_, Self::Device>,
         signature: &Signature,
+        lengths: &[usize],
         block: KeyValue<'_, T, Self::Device>,
         visit: impl FnMut(usize, KeyValue<'_, T, Self::Device>) -> Result<()>,
     ) -> Result<()>;

@@ -126,6 +126,14 @@ impl<'a, D: Device> Transfer<'a, D> {
         self.plan
     }
 
+    /// Bytes that rank `me`, whose transfer this is, sends to others.
+    pub fn bytes_sent_by(&self, me: usize) -> u64 {
+        let sections = self.plan.sends.iter().filter(|section| section.peer != me);
+        let elements =
+            sections.map(|section| section.region.extent.iter().map(|&axis| axis as u64).product::<u64>());
+        elements.sum::<u64>() * self.source.item as u64
+    }
+
     /// That every box goes to or comes from a rank of the group.
     ///
     /// # Errors

@@ -2,7 +2,9 @@
 
 use core::fmt;
 
-use crate::metadata::{JointStrategy, Mask};
+use attn_plan::{Mask, Sharding};
+
+use crate::metadata::{JointStrategy, KeyPlacement};
 use crate::tensor::DType;
 
 /// The fingerprint of a collective call: who calls, for what, on which shapes. Equal on every rank of a group that
@@ -15,25 +17,52 @@ pub struct Signature {
     pub stage: &'static str,
     /// The element type.
     pub dtype: DType,
-    /// Shape of the rank's query: `[batch, seq, heads, head_dim]`.
+    /// Shape of the query, over all ranks: `[batch, seq, heads, head_dim]`.
     pub query: [usize; 4],
-    /// Shape of the rank's key and value.
+    /// Shape of key and value, over all ranks.
     pub key: [usize; 4],
+    /// Where these are.
+    pub keys: KeyPlacement,
     /// Number of joint tokens, and where they stand.
     pub joint: (usize, JointStrategy),
-    /// The mask.
+    /// How positions and heads are shared.
+    pub sharding: Sharding,
+    /// Which masks there are.
     pub mask: Mask,
+    /// A digest of key lengths and segments.
+    pub digest: u64,
     /// The bits of the softmax scale.
     pub scale_bits: u32,
 }
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { strategy, stage, dtype, query, key, joint: (joint, order), mask, scale_bits } = self;
+        let Self {
+            strategy,
+            stage,
+            dtype,
+            query,
+            key,
+            keys,
+            joint: (joint, order),
+            sharding,
+            mask,
+            digest,
+            scale_bits,
+        } = self;
         write!(f, "{strategy} {stage}, {dtype}, query {query:?}, key {key:?}")?;
+        if *keys != KeyPlacement::Sharded {
+            write!(f, " {}", keys.name())?;
+        }
         if *joint > 0 {
             write!(f, ", {joint} joint tokens in {}", order.name())?;
         }
-        write!(f, ", mask {}, scale {}", mask.name(), f32::from_bits(*scale_bits))
+        let Sharding { ulysses, outer, layout, split } = sharding;
+        write!(f, ", {ulysses} x {outer} ranks, {} {}", layout.name(), split.name())?;
+        write!(f, ", mask {mask}")?;
+        if mask.key_lengths || mask.segments {
+            write!(f, " (digest {digest:016x})")?;
+        }
+        write!(f, ", scale {}", f32::from_bits(*scale_bits))
     }
 }

@@ -4,7 +4,7 @@ use core::cell::{Cell, UnsafeCell};
 
 use crate::device::Device;
 use crate::error::{Error, Result};
-use crate::tensor::{Element, ViewMut, contiguous_strides, volume};
+use crate::tensor::{Scalar, ViewMut, contiguous_strides, volume};
 
 /// What every tensor taken from an arena is aligned to, in bytes.
 const ALIGN: usize = 64;
@@ -83,7 +83,7 @@ impl<'a, D: Device> Scope<'a, D> {
     ///
     /// # Errors
     /// If the arena had to grow and could not.
-    pub fn take<T: Element>(&self, shape: [usize; 4]) -> Result<ViewMut<'a, T, D>> {
+    pub fn take<T: Scalar>(&self, shape: [usize; 4]) -> Result<ViewMut<'a, T, D>> {
         const { assert!(align_of::<T>() <= ALIGN, "elements are aligned at most to 64 bytes") };
         let bytes = volume::<T>(shape)?
             .checked_mul(size_of::<T>())

@@ -2,7 +2,7 @@
 
 use crate::device::{Device, Scope};
 use crate::error::{Error, Result};
-use crate::tensor::{Element, View, ViewMut};
+use crate::tensor::{Scalar, View, ViewMut};
 
 /// One copy of a 4-D box between two strided tensors. Plain data: strides count elements of `item` bytes.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ impl StridedCopy {
 ///
 /// # Errors
 /// If the shapes differ, or the device reports an error.
-pub(crate) fn copy_tensor<T: Element, D: Device>(
+pub(crate) fn copy_tensor<T: Scalar, D: Device>(
     scope: Scope<'_, D>,
     source: View<'_, T, D>,
     destination: ViewMut<'_, T, D>,

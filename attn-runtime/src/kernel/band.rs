@@ -2,6 +2,8 @@
 
 use core::ops::Range;
 
+use attn_plan::{Run, Span};
+
 /// The keys that a query may attend, as a range of offsets: query `i` attends key `j` if `lo <= j - i <= hi`.
 ///
 /// ```
@@ -52,6 +54,37 @@ impl Band {
     pub const fn from_block(self, query: usize, key: usize) -> Self {
         let shift = (query as i64).saturating_sub(key as i64);
         Self { lo: Self::bounded(self.lo, shift), hi: Self::bounded(self.hi, shift) }
+    }
+
+    /// The band that a span is over a whole sequence.
+    pub const fn of_span(span: Span, seq_q: usize, seq_k: usize) -> Self {
+        let last = Self::causal(seq_q, seq_k);
+        match span {
+            Span::Full => Self::FULL,
+            Span::Causal => last,
+            Span::Window { left, right } => {
+                let (left, right) = (Self::distance(left), Self::distance(right));
+                Self { lo: Self::bounded(-left, last.hi), hi: Self::bounded(right, last.hi) }
+            }
+        }
+    }
+
+    /// A number of positions as an offset; what is farther than any is infinite.
+    const fn distance(positions: usize) -> i64 {
+        if positions as u128 >= Self::FAR as u128 { Self::FAR } else { positions as i64 }
+    }
+
+    /// The same band seen from a block of these queries and keys, by their index there: the runs' steps are equal.
+    #[must_use]
+    pub fn between(self, query: Run, key: Run) -> Self {
+        let Self { lo, hi } = self.from_block(query.start, key.start);
+        let step = i64::try_from(query.step).unwrap_or(Self::FAR).max(1);
+        // Offsets of indices are those of positions, divided: the least is rounded up, the largest down.
+        let infinite = |offset: i64| offset <= -Self::FAR || offset >= Self::FAR;
+        Self {
+            lo: if infinite(lo) { lo } else { -(-lo).div_euclid(step) },
+            hi: if infinite(hi) { hi } else { hi.div_euclid(step) },
+        }
     }
 
     /// `offset + shift`, where an offset that stands for infinity stays so.
@@ -127,6 +160,32 @@ mod tests {
                 prop_assert_eq!(band.from_block(q, k).keys_of(i, &(0..30)).contains(&j), inside);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn striped_blocks_see_the_same_band(
+            (lo, hi) in (-40_i64..40, -40_i64..40), step in 1_usize..5, q in 0_usize..9, k in 0_usize..9,
+        ) {
+            for band in [Band { lo, hi }, Band { lo: Band::FULL.lo, hi }, Band { lo, hi: Band::FULL.hi }] {
+                let inside = band.between(Run { start: q, step, len: 9 }, Run { start: k, step, len: 9 });
+                for i in 0..9 {
+                    for j in 0..9 {
+                        let whole = band.keys_of(q + i * step, &(0..60)).contains(&(k + j * step));
+                        prop_assert_eq!(inside.keys_of(i, &(0..9)).contains(&j), whole);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn windows_stand_at_the_last_key() {
+        let band = Band::of_span(Span::Window { left: 2, right: 1 }, 4, 6);
+        assert_eq!((0..4).map(|i| band.keys_of(i, &(0..6))).collect::<Vec<_>>(), [0..4, 1..5, 2..6, 3..6]);
+        let causal = Band::of_span(Span::Window { left: usize::MAX, right: 0 }, 4, 6);
+        assert_eq!(causal, Band::causal(4, 6));
+        assert_eq!(Band::of_span(Span::Window { left: usize::MAX, right: usize::MAX }, 4, 6), Band::FULL);
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Kernels: softmax(Q K^T * scale) V on one device. A kernel never communicates and knows of no strategy.
 
 mod band;
+mod mask;
 mod state;
 
 pub mod cpu;
 
 pub use band::{Band, Cover};
+pub use mask::{BlockMask, BlockSegments, KeyLengths, SegmentIds};
 pub use state::CarriedState;
+
+use attn_plan::MaskKinds;
 
 use crate::device::{Device, Scope};
 use crate::error::Result;
@@ -15,13 +19,13 @@ use crate::tensor::{Element, KeyValue, View, ViewMut};
 /// One kernel call: tensors on one device, axes `[batch, seq, heads, head_dim]`.
 ///
 /// Query head `h` attends with key and value head `h / (heads / kv_heads)`.
-pub struct AttentionCall<'a, T, D> {
+pub struct AttentionCall<'a, T, D: Device> {
     /// `[batch, seq_q, heads, head_dim]`.
     pub query: View<'a, T, D>,
     /// Two of `[batch, seq_k, kv_heads, head_dim]`.
     pub kv: KeyValue<'a, T, D>,
-    /// Which keys a query may attend, by the offset of their indices.
-    pub band: Band,
+    /// Which keys a query may attend.
+    pub mask: BlockMask<'a, D>,
     /// What the products of queries and keys are multiplied with.
     pub scale: f32,
     /// `[batch, seq_q, heads, head_dim]`.
@@ -43,6 +47,10 @@ pub struct AttentionCall<'a, T, D> {
     note = "the kernel's device must be the communicator's `Device`: a CPU kernel cannot run under a communicator of another device"
 )]
 pub trait AttentionKernel<D: Device, T: Element> {
+    /// Which masks the kernel takes. A call with another one is refused before anything moves. Full attention it always
+    /// takes; a kernel that says nothing here takes masks by position, and need look at [`BlockMask::band`] alone.
+    const MASKS: MaskKinds = MaskKinds::SPAN;
+
     /// Computes one call.
     ///
     /// # Errors
@@ -62,7 +70,7 @@ pub trait AttentionKernel<D: Device, T: Element> {
     note = "use `flash` or `sdpa`, or a strategy that calls the kernel once, such as `ulysses`"
 )]
 pub trait CarriesState<D: Device, T: Element>: AttentionKernel<D, T> {
-    /// Takes one more block of keys into the state. `band` is relative to the block's own indices.
+    /// Takes one more block of keys into the state. The mask speaks of the block's own indices.
     ///
     /// # Errors
     /// As [`AttentionKernel::forward`].
@@ -71,7 +79,7 @@ pub trait CarriesState<D: Device, T: Element>: AttentionKernel<D, T> {
         scope: Scope<'_, D>,
         query: View<'_, T, D>,
         kv: KeyValue<'_, T, D>,
-        band: Band,
+        mask: &BlockMask<'_, D>,
         scale: f32,
         state: &mut CarriedState<'_, D>,
     ) -> Result<()>;
@@ -97,9 +105,42 @@ pub trait CarriesState<D: Device, T: Element>: AttentionKernel<D, T> {
 }
 
 impl<D: Device, T: Element, K: AttentionKernel<D, T>> AttentionKernel<D, T> for &K {
+    const MASKS: MaskKinds = K::MASKS;
+
     #[inline]
     fn forward(&self, scope: Scope<'_, D>, call: &mut AttentionCall<'_, T, D>) -> Result<()> {
         (**self).forward(scope, call)
+    }
+}
+
+impl<D: Device, T: Element, K: CarriesState<D, T>> CarriesState<D, T> for &K {
+    #[inline]
+    fn step(
+        &self,
+        scope: Scope<'_, D>,
+        query: View<'_, T, D>,
+        kv: KeyValue<'_, T, D>,
+        mask: &BlockMask<'_, D>,
+        scale: f32,
+        state: &mut CarriedState<'_, D>,
+    ) -> Result<()> {
+        (**self).step(scope, query, kv, mask, scale, state)
+    }
+
+    #[inline]
+    fn finish(
+        &self,
+        scope: Scope<'_, D>,
+        state: CarriedState<'_, D>,
+        out: ViewMut<'_, T, D>,
+        lse: Option<ViewMut<'_, f32, D>>,
+    ) -> Result<()> {
+        (**self).finish(scope, state, out, lse)
+    }
+
+    #[inline]
+    fn begin<'a>(&self, scope: Scope<'a, D>, query: [usize; 4]) -> Result<CarriedState<'a, D>> {
+        (**self).begin(scope, query)
     }
 }
 

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use attn_plan::Span;
+
 use crate::comm::{Communicator, ExchangePlan, Signature, Transfer};
 use crate::device::{Device, Scope};
 use crate::error::Result;
 use crate::kernel::AttentionCall;
-use crate::metadata::JointStrategy;
+use crate::metadata::{JointStrategy, KeyPlacement};
 use crate::tensor::{Element, ViewMut};
 
 /// How many shapes' plans are kept: more at once than a model has.
@@ -18,8 +20,8 @@ pub(super) struct PlanCache<P> {
     entries: Vec<(Geometry, Arc<P>)>,
 }
 
-/// What a plan depends on: shapes of query and key, joint tokens and where they stand.
-type Geometry = ([usize; 4], [usize; 4], (usize, JointStrategy));
+/// What a plan depends on: shapes of query and key, where keys are, joint tokens and where they stand, the span.
+type Geometry = ([usize; 4], [usize; 4], KeyPlacement, (usize, JointStrategy), Span);
 
 impl<P> PlanCache<P> {
     pub(super) fn new() -> Self {
@@ -28,7 +30,7 @@ impl<P> PlanCache<P> {
 
     /// The plans for a call; made if its shapes are new.
     pub(super) fn get(&mut self, call: &Signature, make: impl FnOnce() -> Result<P>) -> Result<Arc<P>> {
-        let geometry = (call.query, call.key, call.joint);
+        let geometry = (call.query, call.key, call.keys, call.joint, call.mask.span);
         let entry = match self.entries.iter().position(|(other, _)| *other == geometry) {
             Some(index) => self.entries.remove(index),
             None => {
@@ -69,7 +71,7 @@ impl HomePlans {
 }
 
 /// Where what the kernel writes into scratch memory belongs in the end.
-pub(super) struct Home<'a, T, D> {
+pub(super) struct Home<'a, T, D: Device> {
     signature: Signature,
     out: ViewMut<'a, T, D>,
     lse: Option<ViewMut<'a, f32, D>>,
@@ -120,8 +122,8 @@ pub(super) fn settle<D: Device>(use_sync: bool, scope: Scope<'_, D>) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metadata::Mask;
     use crate::tensor::DType;
+    use attn_plan::{Mask, Sharding};
 
     fn call(seq: usize, scale: f32) -> Signature {
         Signature {
@@ -130,8 +132,11 @@ mod tests {
             dtype: DType::F32,
             query: [1, seq, 2, 8],
             key: [1, seq, 2, 8],
+            keys: KeyPlacement::Sharded,
             joint: (0, JointStrategy::Front),
-            mask: Mask::None,
+            sharding: Sharding::ONE,
+            mask: Mask::NONE,
+            digest: 0,
             scale_bits: scale.to_bits(),
         }
     }

@@ -1,23 +1,41 @@
 //! Strategies: how the sequence is resharded around the kernel.
 
+mod allgather_kv;
 mod config;
+mod degrees;
+mod frame;
+mod gather;
+mod grouped;
 mod home;
-mod joint;
+mod hybrid;
 mod none;
 mod request;
+mod reshard;
 mod ring;
+mod rotate;
 mod ulysses;
+mod ulysses_allgather;
 
+pub use allgather_kv::AllGatherKvParallelAttention;
 pub use config::ParallelConfig;
-pub use none::{NoParallelAttention, NoParallelContext};
-pub use request::{AttentionRequest, Joint};
-pub use ring::{RingContext, RingParallelAttention, Rotate};
-pub use ulysses::{UlyssesContext, UlyssesParallelAttention};
+pub use gather::Gather;
+pub use grouped::Grouped;
+pub use hybrid::HybridParallelAttention;
+pub use none::NoParallelAttention;
+pub use request::{AttentionMask, AttentionRequest, Joint};
+pub use reshard::{DirectContext, ReshardContext};
+pub use ring::RingParallelAttention;
+pub use rotate::Rotate;
+pub use ulysses::UlyssesParallelAttention;
+pub use ulysses_allgather::UlyssesAllGatherParallelAttention;
 
-use crate::comm::Communicator;
+use attn_plan::{MaskKinds, RingLayout, Sharding, Split};
+
+use crate::comm::{Communicator, Traffic};
 use crate::device::Scope;
 use crate::error::Result;
 use crate::kernel::{AttentionCall, AttentionKernel};
+use crate::pipeline::Work;
 use crate::spec::AttentionSpec;
 use crate::tensor::{Element, TensorLayout};
 
@@ -55,6 +73,10 @@ pub trait ParallelAttentionStrategy<K, C: Communicator, T: Element>: Sized {
     /// The order of the axes in the caller's tensors.
     const LAYOUT: TensorLayout;
 
+    /// The masks that it takes, with this kernel. A call with another one is refused before anything moves. A strategy
+    /// that says nothing takes masks by position; one that passes the whole mask on says `K::MASKS`.
+    const MASKS: MaskKinds = MaskKinds::SPAN;
+
     /// What `post_attention` must know of `pre_attention`.
     type Context<'a>: ParallelAttentionContext;
 
@@ -72,6 +94,24 @@ pub trait ParallelAttentionStrategy<K, C: Communicator, T: Element>: Sized {
 
     /// The group.
     fn communicator(&self) -> &C;
+
+    /// How the group shares positions and heads: by this each call's shapes are checked. One that says nothing shares the
+    /// sequence in equal, consecutive stretches.
+    #[inline]
+    fn sharding(&self) -> Sharding {
+        let outer = self.communicator().size();
+        Sharding { ulysses: 1, outer, layout: RingLayout::Contiguous, split: Split::Strict }
+    }
+
+    /// What this rank has moved so far, through all groups that the strategy has.
+    fn traffic(&self) -> Traffic {
+        self.communicator().traffic()
+    }
+
+    /// How many blocks of queries and keys this rank has computed and skipped so far, if the strategy counts them.
+    fn work(&self) -> Work {
+        Work::default()
+    }
 
     /// Reshards for the kernel: what the kernel reads and where it writes.
     ///

@@ -1,28 +1,22 @@
 //! No parallelism: one rank, the kernel on the caller's own tensors.
 
-use crate::comm::Communicator;
+use attn_plan::{MaskKinds, Sharding};
+
+use crate::comm::{Communicator, Traffic};
 use crate::device::Scope;
 use crate::error::{Error, Result};
 use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::spec::AttentionSpec;
-use crate::strategy::joint::concatenate;
-use crate::strategy::{AttentionRequest, ParallelAttentionContext, ParallelAttentionStrategy};
-use crate::tensor::{Element, KeyValue, TensorLayout};
+use crate::strategy::reshard::{DirectContext, JointKeys, Reshard};
+use crate::strategy::{AttentionRequest, ParallelAttentionStrategy};
+use crate::tensor::{Element, TensorLayout};
 
-/// One rank. Nothing is moved; only joint tensors are concatenated, since the kernel takes one sequence.
+const NAME: &str = "none";
+
+/// One rank. Nothing is moved; only joint tensors are concatenated with the others, since the kernel takes one sequence.
 #[derive(Debug)]
 pub struct NoParallelAttention<C, const SCATTER: usize = 2, const GATHER: usize = 1> {
-    group: C,
-}
-
-/// Nothing to remember: the kernel wrote the caller's output.
-#[derive(Clone, Copy, Debug)]
-pub struct NoParallelContext;
-
-impl ParallelAttentionContext for NoParallelContext {
-    fn name(&self) -> &'static str {
-        "none"
-    }
+    reshard: Reshard<C>,
 }
 
 impl<K, C, T, const SCATTER: usize, const GATHER: usize> ParallelAttentionStrategy<K, C, T>
@@ -32,54 +26,56 @@ where
     C: Communicator,
     T: Element,
 {
-    const NAME: &'static str = "none";
+    const NAME: &'static str = NAME;
     const ENABLED: bool = false;
     const LAYOUT: TensorLayout = TensorLayout::of::<SCATTER, GATHER>();
-    type Context<'a> = NoParallelContext;
+    const MASKS: MaskKinds = K::MASKS;
+    type Context<'a> = DirectContext<'a, T, C::Device>;
     type Driven<'a>
         = &'a K
     where
         K: 'a;
 
-    fn open(group: C, _: &AttentionSpec) -> Result<Self> {
+    fn open(group: C, spec: &AttentionSpec) -> Result<Self> {
         match group.size() {
-            1 => Ok(Self { group }),
+            1 => Ok(Self { reshard: Reshard::open(NAME, group, Sharding::ONE, JointKeys::First, spec)? }),
             ranks => Err(Error::NotParallel { ranks }),
         }
     }
 
     fn communicator(&self) -> &C {
-        &self.group
+        self.reshard.group()
+    }
+
+    #[inline]
+    fn sharding(&self) -> Sharding {
+        Sharding::ONE
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.reshard.traffic()
     }
 
     fn pre_attention<'a>(
         &mut self,
         scope: Scope<'a, C::Device>,
         request: AttentionRequest<'a, T, C::Device>,
-    ) -> Result<(AttentionCall<'a, T, C::Device>, NoParallelContext)> {
-        let (mut query, mut kv) = (request.query, request.kv);
-        if let Some(joint) = request.joint {
-            let join = |joint_part, local| concatenate(scope, joint.order, joint_part, local);
-            query = join(joint.query, query)?;
-            kv = KeyValue { key: join(joint.kv.key, kv.key)?, value: join(joint.kv.value, kv.value)? };
-        }
-        let band = request.band(1);
-        let AttentionRequest { scale, out, lse, .. } = request;
-        Ok((AttentionCall { query, kv, band, scale, out, lse }, NoParallelContext))
+    ) -> Result<(AttentionCall<'a, T, C::Device>, Self::Context<'a>)> {
+        self.reshard.pre_direct(scope, request)
     }
 
     #[inline]
-    fn kernel<'a, 'c: 'a>(&'a self, kernel: &'a K, _: &'a NoParallelContext) -> &'a K {
+    fn kernel<'a, 'c: 'a>(&'a self, kernel: &'a K, _: &'a Self::Context<'c>) -> &'a K {
         kernel
     }
 
     #[inline]
     fn post_attention<'a>(
         &mut self,
-        _: Scope<'a, C::Device>,
-        _: AttentionCall<'a, T, C::Device>,
-        _: NoParallelContext,
+        scope: Scope<'a, C::Device>,
+        call: AttentionCall<'a, T, C::Device>,
+        context: Self::Context<'a>,
     ) -> Result<()> {
-        Ok(())
+        self.reshard.post_direct(scope, call, context)
     }
 }

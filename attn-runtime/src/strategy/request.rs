@@ -1,26 +1,106 @@
 //! What a strategy is given: one rank's call, checked, its axes in `[batch, seq, heads, head_dim]` order.
 
+use attn_plan::{Mask, Run, Sharding, Span};
+
 use crate::comm::Signature;
-use crate::kernel::Band;
-use crate::metadata::{JointStrategy, Mask};
+use crate::device::Device;
+use crate::kernel::{Band, BlockMask, BlockSegments, KeyLengths, SegmentIds};
+use crate::metadata::{JointStrategy, KeyPlacement, Segments, Sequence};
 use crate::tensor::{Element, KeyValue, View, ViewMut};
 
-/// One rank's call. Shapes agree with one another; no axis is empty.
-pub struct AttentionRequest<'a, T, D> {
-    /// This rank's queries: `[batch, seq_q / ranks, heads, head_dim]`.
+/// One rank's call. Shapes agree with one another; no axis is empty but, in an uneven split, this rank's share.
+pub struct AttentionRequest<'a, T, D: Device> {
+    /// This rank's queries: `[batch, its share of seq_q, heads, head_dim]`.
     pub query: View<'a, T, D>,
-    /// This rank's keys and values: `[batch, seq_k / ranks, kv_heads, head_dim]`.
+    /// This rank's keys and values: `[batch, its share of seq_k, kv_heads, head_dim]`, or all of them if they are
+    /// replicated.
     pub kv: KeyValue<'a, T, D>,
+    /// Where keys and values are.
+    pub keys: KeyPlacement,
+    /// The lengths of the whole sequences.
+    pub sequence: Sequence,
     /// The joint tokens.
     pub joint: Option<Joint<'a, T, D>>,
-    /// The mask, over global positions. None if there are joint tokens.
-    pub mask: Mask,
+    /// The masks of the whole sequence. Without span and segments if there are joint tokens.
+    pub mask: AttentionMask<'a, D>,
     /// Softmax scale.
     pub scale: f32,
-    /// This rank's output: `[batch, joint tokens + seq_q / ranks, heads, head_dim]`, in the joint order.
+    /// This rank's output: `[batch, joint tokens + its share of seq_q, heads, head_dim]`, in the joint order.
     pub out: ViewMut<'a, T, D>,
-    /// Log-sum-exp of the output's rows: `[batch, joint tokens + seq_q / ranks, heads, 1]`.
+    /// Log-sum-exp of the output's rows: `[batch, joint tokens + its share of seq_q, heads, 1]`.
     pub lse: Option<ViewMut<'a, f32, D>>,
+}
+
+/// The masks of a whole sequence: a key is attended if all allow it.
+pub struct AttentionMask<'a, D: Device> {
+    /// By position.
+    pub span: Span,
+    /// For each row of the batch, how many keys are no padding.
+    pub key_lengths: Option<&'a [usize]>,
+    /// Packed documents.
+    pub segments: Option<Segments<'a>>,
+    /// `[batch, 1 or heads, joint + seq_q, joint + seq_k]`.
+    pub dense: Option<View<'a, u8, D>>,
+}
+
+impl<D: Device> Clone for AttentionMask<'_, D> {
+    #[inline]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<D: Device> Copy for AttentionMask<'_, D> {}
+
+impl<D: Device> Default for AttentionMask<'_, D> {
+    #[inline]
+    fn default() -> Self {
+        Self::from(Span::Full)
+    }
+}
+
+impl<D: Device> From<Span> for AttentionMask<'_, D> {
+    #[inline]
+    fn from(span: Span) -> Self {
+        Self { span, key_lengths: None, segments: None, dense: None }
+    }
+}
+
+impl<D: Device> AttentionMask<'_, D> {
+    /// Which masks there are.
+    #[inline]
+    pub const fn kinds(&self) -> Mask {
+        Mask {
+            span: self.span,
+            key_lengths: self.key_lengths.is_some(),
+            segments: self.segments.is_some(),
+            dense: self.dense.is_some(),
+        }
+    }
+
+    /// Whether queries differ in what they may attend.
+    pub(super) const fn tells_rows_apart(&self) -> bool {
+        !matches!(self.span, Span::Full) || self.segments.is_some() || self.dense.is_some()
+    }
+
+    /// A digest of the masks that come as numbers from the host (FNV-1a, a number at a time).
+    fn digest(&self) -> u64 {
+        const START: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0100_0000_01b3;
+        let add = |digest: u64, number: u64| (digest ^ number).wrapping_mul(PRIME);
+        let lengths = self.key_lengths.unwrap_or_default().iter().map(|length| *length as u64);
+        let digest = lengths.fold(START, add);
+        let Some(Segments { query, key }) = self.segments else { return digest };
+        // Of one sequence both are the same memory.
+        let key = if core::ptr::eq(query, key) { &[] } else { key };
+        query.iter().chain(key).map(|id| u64::from(id.cast_unsigned())).fold(digest, add)
+    }
+}
+
+impl<D: Device> core::fmt::Debug for AttentionMask<'_, D> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_tuple("AttentionMask").field(&self.kinds()).finish()
+    }
 }
 
 /// Tokens that every rank holds in full: `[batch, joint tokens, heads or kv_heads, head_dim]`.
@@ -41,8 +121,9 @@ impl<T, D> Clone for Joint<'_, T, D> {
 
 impl<T, D> Copy for Joint<'_, T, D> {}
 
-impl<T: Element, D> AttentionRequest<'_, T, D> {
+impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
     /// How many joint tokens there are.
+    #[inline]
     pub fn joint_tokens(&self) -> usize {
         self.joint.as_ref().map_or(0, |joint| joint.query.shape()[1])
     }
@@ -52,34 +133,53 @@ impl<T: Element, D> AttentionRequest<'_, T, D> {
         self.joint.as_ref().map_or(JointStrategy::Front, |joint| joint.order)
     }
 
-    /// The mask as a band over the whole sequence, which has `ranks` times this rank's positions.
-    pub const fn band(&self, ranks: usize) -> Band {
-        match self.mask {
-            Mask::None => Band::FULL,
-            Mask::Causal => Band::causal(self.query.shape()[1] * ranks, self.kv.key.shape()[1] * ranks),
+    /// The mask by position, as a band over the whole sequence.
+    #[inline]
+    pub const fn band(&self) -> Band {
+        Band::of_span(self.mask.span, self.sequence.query, self.sequence.key)
+    }
+
+    /// The mask of a kernel call on the whole sequence, without joint tokens.
+    #[inline]
+    pub fn block_mask(&self) -> BlockMask<'a, D> {
+        let Sequence { query: seq_q, key: seq_k } = self.sequence;
+        BlockMask {
+            band: self.band(),
+            key_lengths: self.mask.key_lengths.map(KeyLengths::new),
+            segments: self.mask.segments.map(|Segments { query, key }| BlockSegments {
+                query: SegmentIds::new(query, seq_q, Run::of(0..seq_q)),
+                key: SegmentIds::new(key, seq_k, Run::of(0..seq_k)),
+            }),
+            dense: self.mask.dense,
         }
     }
 
     /// What the ranks compare.
-    pub fn signature(&self, strategy: &'static str, stage: &'static str) -> Signature {
+    pub fn signature(&self, strategy: &'static str, sharding: Sharding) -> Signature {
+        let [batch, _, heads, head_dim] = self.query.shape();
+        let [_, _, kv_heads, _] = self.kv.key.shape();
         Signature {
             strategy,
-            stage,
+            stage: "pre_attention",
             dtype: T::DTYPE,
-            query: self.query.shape(),
-            key: self.kv.key.shape(),
+            query: [batch, self.sequence.query, heads, head_dim],
+            key: [batch, self.sequence.key, kv_heads, head_dim],
+            keys: self.keys,
             joint: (self.joint_tokens(), self.joint_strategy()),
-            mask: self.mask,
+            sharding,
+            mask: self.mask.kinds(),
+            digest: self.mask.digest(),
             scale_bits: self.scale.to_bits(),
         }
     }
 }
 
-impl<T, D> core::fmt::Debug for AttentionRequest<'_, T, D> {
+impl<T, D: Device> core::fmt::Debug for AttentionRequest<'_, T, D> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("AttentionRequest")
             .field("query", &self.query)
             .field("kv", &self.kv)
+            .field("sequence", &self.sequence)
             .field("mask", &self.mask)
             .finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! The element types that kernels compute on.
+//! What tensors hold: elements that kernels compute on, and what masks are made of.
 
 use core::fmt;
 
@@ -15,14 +15,19 @@ pub enum DType {
     F16,
     /// bfloat16: binary32 with the lower half of its bits cut off.
     BF16,
+    /// An integer of 32 bits.
+    I32,
+    /// A byte.
+    U8,
 }
 
 impl DType {
     /// Bytes of one element.
     pub const fn size(self) -> usize {
         match self {
-            Self::F32 => 4,
+            Self::F32 | Self::I32 => 4,
             Self::F16 | Self::BF16 => 2,
+            Self::U8 => 1,
         }
     }
 }
@@ -33,6 +38,8 @@ impl fmt::Display for DType {
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::BF16 => "bf16",
+            Self::I32 => "i32",
+            Self::U8 => "u8",
         })
     }
 }
@@ -42,17 +49,36 @@ mod sealed {
     impl Sealed for f32 {}
     impl Sealed for half::f16 {}
     impl Sealed for half::bf16 {}
+    impl Sealed for i32 {}
+    impl Sealed for u8 {}
 }
+
+/// What a tensor can hold: an [`Element`], or `i32` or `u8`, of which masks are made.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored in a tensor",
+    note = "expected `f32`, `half::f16`, `half::bf16`, or for masks `i32` or `u8`"
+)]
+pub trait Scalar: sealed::Sealed + Pod + PartialEq + fmt::Debug + Send + Sync + 'static {
+    /// The type's name.
+    const DTYPE: DType;
+}
+
+macro_rules! scalars {
+    ($($scalar:ty: $name:ident),* $(,)?) => {$(
+        impl Scalar for $scalar {
+            const DTYPE: DType = DType::$name;
+        }
+    )*};
+}
+
+scalars!(f32: F32, f16: F16, bf16: BF16, i32: I32, u8: U8);
 
 /// An element of a tensor: `f32`, [`half::f16`] or [`half::bf16`]. Kernels accumulate in `f32` for all three.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no element type of an attention tensor",
     note = "expected `f32`, `half::f16` or `half::bf16`"
 )]
-pub trait Element: sealed::Sealed + Pod + PartialEq + fmt::Debug + Send + Sync + 'static {
-    /// The type's name.
-    const DTYPE: DType;
-
+pub trait Element: Scalar {
     /// Widens, exactly.
     fn to_f32(self) -> f32;
 
@@ -61,8 +87,6 @@ pub trait Element: sealed::Sealed + Pod + PartialEq + fmt::Debug + Send + Sync +
 }
 
 impl Element for f32 {
-    const DTYPE: DType = DType::F32;
-
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self
@@ -75,8 +99,6 @@ impl Element for f32 {
 }
 
 impl Element for f16 {
-    const DTYPE: DType = DType::F16;
-
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self.to_f32()
@@ -89,8 +111,6 @@ impl Element for f16 {
 }
 
 impl Element for bf16 {
-    const DTYPE: DType = DType::BF16;
-
     #[inline(always)]
     fn to_f32(self) -> f32 {
         self.to_f32()

@@ -8,7 +8,7 @@ mod owned;
 mod shape;
 mod view;
 
-pub use element::{DType, Element};
+pub use element::{DType, Element, Scalar};
 pub use owned::Tensor;
 pub use shape::{contiguous_strides, volume};
 pub use view::{KeyValue, LseMut, View, ViewMut};

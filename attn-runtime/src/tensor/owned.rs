@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 
 use crate::device::{Cpu, Device};
 use crate::error::{Error, Result};
-use crate::tensor::{Element, View, ViewMut, contiguous_strides, volume};
+use crate::tensor::{Element, Scalar, View, ViewMut, contiguous_strides, volume};
 
 /// A dense row-major tensor that owns its memory on device `D`.
 ///
@@ -23,7 +23,7 @@ pub struct Tensor<T, D: Device = Cpu> {
     elements: PhantomData<T>,
 }
 
-impl<T: Element, D: Device> Tensor<T, D> {
+impl<T: Scalar, D: Device> Tensor<T, D> {
     /// A tensor of zeros. One allocation.
     ///
     /// # Errors
@@ -56,7 +56,7 @@ impl<T: Element, D: Device> Tensor<T, D> {
     }
 }
 
-impl<T: Element> Tensor<T, Cpu> {
+impl<T: Scalar> Tensor<T, Cpu> {
     /// Copies `elements` (row-major) into a tensor.
     ///
     /// # Errors
@@ -96,7 +96,9 @@ impl<T: Element> Tensor<T, Cpu> {
     pub fn as_mut_slice(&mut self) -> &mut [T] {
         bytemuck::cast_slice_mut(self.memory.bytes_mut())
     }
+}
 
+impl<T: Element> Tensor<T, Cpu> {
     /// The same tensor in another element type, each element rounded to the nearest.
     ///
     /// # Errors
@@ -111,7 +113,7 @@ impl<T: Element> Tensor<T, Cpu> {
     }
 }
 
-impl<T: Element> Clone for Tensor<T, Cpu> {
+impl<T: Scalar> Clone for Tensor<T, Cpu> {
     /// # Panics
     /// If the memory cannot be had, as `Vec` does.
     fn clone(&self) -> Self {
@@ -120,7 +122,7 @@ impl<T: Element> Clone for Tensor<T, Cpu> {
     }
 }
 
-impl<T: Element> PartialEq for Tensor<T, Cpu> {
+impl<T: Scalar> PartialEq for Tensor<T, Cpu> {
     fn eq(&self, other: &Self) -> bool {
         self.shape == other.shape && self.as_slice() == other.as_slice()
     }
@@ -132,13 +134,13 @@ impl<T, D: Device> fmt::Debug for Tensor<T, D> {
     }
 }
 
-impl<'a, T: Element, D: Device> From<&'a Tensor<T, D>> for View<'a, T, D> {
+impl<'a, T: Scalar, D: Device> From<&'a Tensor<T, D>> for View<'a, T, D> {
     fn from(tensor: &'a Tensor<T, D>) -> Self {
         tensor.view()
     }
 }
 
-impl<'a, T: Element, D: Device> From<&'a mut Tensor<T, D>> for ViewMut<'a, T, D> {
+impl<'a, T: Scalar, D: Device> From<&'a mut Tensor<T, D>> for ViewMut<'a, T, D> {
     fn from(tensor: &'a mut Tensor<T, D>) -> Self {
         tensor.view_mut()
     }

@@ -1,7 +1,7 @@
 //! Arithmetic on shapes, checked.
 
 use crate::error::{Error, Result};
-use crate::tensor::Element;
+use crate::tensor::Scalar;
 
 /// Strides, in elements, of a dense row-major tensor of this shape.
 pub const fn contiguous_strides(shape: [usize; 4]) -> [usize; 4] {
@@ -14,7 +14,7 @@ pub const fn contiguous_strides(shape: [usize; 4]) -> [usize; 4] {
 ///
 /// # Errors
 /// If their bytes do not fit the address space.
-pub fn volume<T: Element>(shape: [usize; 4]) -> Result<usize> {
+pub fn volume<T: Scalar>(shape: [usize; 4]) -> Result<usize> {
     shape
         .iter()
         .try_fold(1_usize, |product, &extent| product.checked_mul(extent))

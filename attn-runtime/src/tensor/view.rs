@@ -4,10 +4,12 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use attn_plan::Run;
+
 use crate::device::{Cpu, Device};
 use crate::error::{Error, Result};
 use crate::tensor::shape::{reach, self_overlapping};
-use crate::tensor::{Element, TensorLayout, contiguous_strides};
+use crate::tensor::{Scalar, TensorLayout, contiguous_strides};
 
 /// A tensor lent for reading: a base, a shape and strides in elements, on device `D`.
 ///
@@ -78,7 +80,7 @@ impl<T, D> fmt::Debug for ViewMut<'_, T, D> {
     }
 }
 
-impl<'a, T: Element> View<'a, T, Cpu> {
+impl<'a, T: Scalar> View<'a, T, Cpu> {
     /// A dense row-major tensor over `elements`.
     ///
     /// # Errors
@@ -153,9 +155,25 @@ impl<'a, T, D> View<'a, T, D> {
         let (base, shape) = narrow(self.base, self.shape, self.strides, axis, start, length)?;
         Ok(Self { base, shape, ..self })
     }
+
+    /// Positions of one axis at equal distances. No element moves.
+    ///
+    /// # Errors
+    /// If they reach beyond the axis.
+    pub fn select(self, axis: usize, Run { start, step, len }: Run) -> Result<Self> {
+        let last = len.checked_sub(1).map_or(Some(0), |last| last.checked_mul(step));
+        let span = last.and_then(|last| last.checked_add(usize::from(len > 0)));
+        let Some(span) = span else {
+            return Err(Error::Range { axis, start, length: len, shape: self.shape });
+        };
+        let mut part = self.narrow(axis, start, span)?;
+        part.shape[axis] = len;
+        part.strides[axis] = part.strides[axis].saturating_mul(step);
+        Ok(part)
+    }
 }
 
-impl<'a, T: Element> ViewMut<'a, T, Cpu> {
+impl<'a, T: Scalar> ViewMut<'a, T, Cpu> {
     /// A dense row-major tensor over `elements`.
     ///
     /// # Errors
@@ -178,7 +196,7 @@ impl<'a, T: Element> ViewMut<'a, T, Cpu> {
     }
 }
 
-impl<T: Element> ViewMut<'_, T, Cpu> {
+impl<T: Scalar> ViewMut<'_, T, Cpu> {
     /// The element at an index.
     ///
     /// # Panics
@@ -276,6 +294,27 @@ impl<T, D> Clone for KeyValue<'_, T, D> {
 }
 
 impl<T, D> Copy for KeyValue<'_, T, D> {}
+
+impl<T, D> KeyValue<'_, T, D> {
+    /// Part of one axis of both.
+    ///
+    /// # Errors
+    /// As [`View::narrow`].
+    pub fn narrow(self, axis: usize, start: usize, length: usize) -> Result<Self> {
+        Ok(Self {
+            key: self.key.narrow(axis, start, length)?,
+            value: self.value.narrow(axis, start, length)?,
+        })
+    }
+
+    /// Positions of one axis of both, at equal distances.
+    ///
+    /// # Errors
+    /// As [`View::select`].
+    pub fn select(self, axis: usize, run: Run) -> Result<Self> {
+        Ok(Self { key: self.key.select(axis, run)?, value: self.value.select(axis, run)? })
+    }
+}
 
 impl<T, D> fmt::Debug for KeyValue<'_, T, D> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -413,5 +452,17 @@ mod tests {
         assert_eq!(view.at([0, 0, 0, 0]), 6.0);
         assert!(view.narrow(1, 1, 2).is_err());
         assert!(view.narrow(1, 2, 0).is_ok());
+    }
+
+    #[test]
+    fn selecting_steps_along_an_axis() {
+        let elements: Vec<f32> = (0..24).map(|i| i as f32).collect();
+        let view = View::new(&elements, [1, 8, 1, 3]).unwrap();
+        let every_third = view.select(1, Run { start: 1, step: 3, len: 3 }).unwrap();
+        assert_eq!(every_third.shape(), [1, 3, 1, 3]);
+        assert_eq!([0, 1, 2].map(|i| every_third.at([0, i, 0, 1])), [4.0, 13.0, 22.0]);
+        assert!(view.select(1, Run { start: 2, step: 3, len: 3 }).is_err());
+        assert_eq!(view.select(1, Run { start: 8, step: 3, len: 0 }).unwrap().shape(), [1, 0, 1, 3]);
+        assert!(view.select(1, Run { start: 0, step: usize::MAX, len: 3 }).is_err());
     }
 }

@@ -23,7 +23,7 @@ struct End<D: Device> {
     rank: usize,
     life: Arc<Life<D>>,
     busy: AtomicBool,
-    bytes: AtomicU64,
+    sent: AtomicU64,
     collectives: AtomicU64,
     /// Reused from call to call.
     copies: Mutex<Vec<StridedCopy>>,
@@ -65,7 +65,7 @@ impl<D: Device> ThreadComm<D> {
             rank,
             life,
             busy: AtomicBool::new(false),
-            bytes: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             collectives: AtomicU64::new(0),
             copies: Mutex::new(Vec::new()),
         };
@@ -196,7 +196,6 @@ impl<D: Device> Communicator for ThreadComm<D> {
         self.collective(Call::Exchange(*signature, transfers.len()), lent, |publication| {
             let reading = publication.read()?;
             let _settle = Settle::<D>(scope.queue());
-            let mut bytes = 0;
             // Start with the next rank, so that not all read from the same one at once.
             for peer in (0..size).map(|hop| (me + 1 + hop) % size) {
                 let address: *const Transfer<'_, D> = reading.address(peer)?.cast();
@@ -204,18 +203,15 @@ impl<D: Device> Communicator for ThreadComm<D> {
                     // SAFETY: the peer made the same call (`agree`), so `address` is that of as many transfers of
                     // the same device, which stay while `reading` lives.
                     let theirs = unsafe { &*address.add(index) };
-                    let before = copies.len();
                     mine.copies_from(me, theirs, peer, &mut copies)?;
-                    if peer != me {
-                        bytes += copies[before..].iter().map(StridedCopy::bytes).sum::<usize>();
-                    }
                 }
             }
             // SAFETY: the sources lie inside tensors that the peers lend while `reading` lives, the destinations
             // inside those that this rank's caller lends exclusively.
             unsafe { D::copy(scope.queue(), &copies) }?;
             D::synchronize(scope.queue())?;
-            self.end.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+            let sent = transfers.iter().map(|transfer| transfer.bytes_sent_by(me)).sum();
+            self.end.sent.fetch_add(sent, Ordering::Relaxed);
             Ok(())
         })
     }
@@ -224,6 +220,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
         &self,
         scope: Scope<'_, D>,
         signature: &Signature,
+        lengths: &[usize],
         block: KeyValue<'_, T, D>,
         mut visit: impl FnMut(usize, KeyValue<'_, T, D>) -> Result<()>,
     ) -> Result<()> {
@@ -235,6 +232,11 @@ impl<D: Device> Communicator for ThreadComm<D> {
             return Err(error);
         }
         let (me, size) = (self.rank(), self.size());
+        if lengths.len() != size {
+            let error = Error::Plan(format!("{} lengths of blocks for {size} ranks", lengths.len()));
+            self.fail(&error);
+            return Err(error);
+        }
         if size == 1 {
             self.end.collectives.fetch_add(1, Ordering::Relaxed);
             return visit(0, block);
@@ -249,12 +251,19 @@ impl<D: Device> Communicator for ThreadComm<D> {
                 // checked above), so the address is that of a `KeyValue` of this type, which stays while `reading`
                 // lives. The copy made here keeps the tensors' addresses only; `visit` cannot keep it.
                 let theirs = unsafe { *reading.address(owner)?.cast::<KeyValue<'_, T, D>>() };
-                if owner != me {
+                if theirs.key.shape()[1] != lengths[owner] {
+                    let (length, said) = (theirs.key.shape()[1], lengths[owner]);
+                    return Err(Error::Plan(format!(
+                        "rank {owner}'s block is {length} long, where the call says {said}"
+                    )));
+                }
+                if hop + 1 < size {
+                    // To the next rank, who has it next.
                     let elements =
                         |shape: [usize; 4]| shape.iter().fold(1_usize, |n, &axis| n.saturating_mul(axis));
                     let both = elements(theirs.key.shape()).saturating_add(elements(theirs.value.shape()));
                     let bytes = both.saturating_mul(size_of::<T>()) as u64;
-                    self.end.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    self.end.sent.fetch_add(bytes, Ordering::Relaxed);
                 }
                 visit(owner, theirs)?;
             }
@@ -264,7 +273,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
 
     fn traffic(&self) -> Traffic {
         Traffic {
-            bytes: self.end.bytes.load(Ordering::Relaxed),
+            sent: self.end.sent.load(Ordering::Relaxed),
             collectives: self.end.collectives.load(Ordering::Relaxed),
         }
     }

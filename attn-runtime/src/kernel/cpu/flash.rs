@@ -16,7 +16,9 @@ use crate::kernel::cpu::exp::exp;
 use crate::kernel::cpu::rows::{cut, load};
 use crate::kernel::cpu::simd::{self, Vectorised, multiply_add};
 use crate::kernel::cpu::state::{Finish, Running, SharedState, begin, finish};
-use crate::kernel::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Cover, Flash};
+use crate::kernel::{
+    AttentionCall, AttentionKernel, Band, BlockMask, CarriedState, CarriesState, Cover, Flash,
+};
 use crate::tensor::{Element, KeyValue, View, ViewMut};
 
 /// Queries of a tile.
@@ -31,7 +33,7 @@ const ROWS: usize = 4;
 impl<T: Element> AttentionKernel<Cpu, T> for Flash {
     fn forward(&self, scope: Scope<'_, Cpu>, call: &mut AttentionCall<'_, T, Cpu>) -> Result<()> {
         let rows = Finish::new(call.out.reborrow(), call.lse.as_mut().map(ViewMut::reborrow));
-        each_tile(scope, call.query, call.kv, call.band, call.scale, |tile| {
+        each_tile(scope, call.query, call.kv, call.mask.band, call.scale, |tile| {
             tile.output.fill(0.0);
             simd::run(Walk(tile));
             tile.for_each(|row, running, output| {
@@ -52,12 +54,12 @@ impl<T: Element> CarriesState<Cpu, T> for Flash {
         scope: Scope<'_, Cpu>,
         query: View<'_, T, Cpu>,
         kv: KeyValue<'_, T, Cpu>,
-        band: Band,
+        mask: &BlockMask<'_, Cpu>,
         scale: f32,
         state: &mut CarriedState<'_, Cpu>,
     ) -> Result<()> {
         let state = SharedState::new(state);
-        each_tile(scope, query, kv, band, scale, |tile| {
+        each_tile(scope, query, kv, mask.band, scale, |tile| {
             tile.for_each(|row, running, output| {
                 // SAFETY: `each_tile` gives each row to one worker.
                 *running = unsafe { state.load(row, output) };

@@ -4,7 +4,7 @@ use crate::device::{Cpu, Scope};
 use crate::error::Result;
 use crate::kernel::cpu::rows::{Row, cut, load};
 use crate::kernel::cpu::state::{Finish, Running, SharedState, begin, finish};
-use crate::kernel::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Sdpa};
+use crate::kernel::{AttentionCall, AttentionKernel, Band, BlockMask, CarriedState, CarriesState, Sdpa};
 use crate::tensor::{Element, KeyValue, View, ViewMut};
 
 /// How many partial sums a dot product keeps.
@@ -13,7 +13,7 @@ const LANES: usize = 8;
 impl<T: Element> AttentionKernel<Cpu, T> for Sdpa {
     fn forward(&self, scope: Scope<'_, Cpu>, call: &mut AttentionCall<'_, T, Cpu>) -> Result<()> {
         let rows = Finish::new(call.out.reborrow(), call.lse.as_mut().map(ViewMut::reborrow));
-        each_row(scope, call.query, call.kv, call.band, call.scale, |row, attended, output| {
+        each_row(scope, call.query, call.kv, call.mask.band, call.scale, |row, attended, output| {
             output.fill(0.0);
             let running = attended.attend(Running::EMPTY, output);
             // SAFETY: `each_row` gives each row to one worker.
@@ -32,12 +32,12 @@ impl<T: Element> CarriesState<Cpu, T> for Sdpa {
         scope: Scope<'_, Cpu>,
         query: View<'_, T, Cpu>,
         kv: KeyValue<'_, T, Cpu>,
-        band: Band,
+        mask: &BlockMask<'_, Cpu>,
         scale: f32,
         state: &mut CarriedState<'_, Cpu>,
     ) -> Result<()> {
         let state = SharedState::new(state);
-        each_row(scope, query, kv, band, scale, |row, attended, output| {
+        each_row(scope, query, kv, mask.band, scale, |row, attended, output| {
             // SAFETY: `each_row` gives each row to one worker.
             let before = unsafe { state.load(row, output) };
             let running = attended.attend(before, output);

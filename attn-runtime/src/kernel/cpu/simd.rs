@@ -65,7 +65,7 @@ mod tests {
         let mut call = AttentionCall {
             query: query.view(),
             kv: KeyValue { key: key.view(), value: keys_value.view() },
-            band: Band::causal(150, 150),
+            mask: Band::causal(150, 150).into(),
             scale: 0.7,
             out: out.view_mut(),
             lse: None,

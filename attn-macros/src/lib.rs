@@ -1,6 +1,6 @@
 //! The attribute behind `attn::parallel_attention`.
 //!
-//! Four stages, one file each: `parse` reads syntax, `validate` gives it meaning and collects every error,
+//! Four stages, one module each: `parse` reads syntax, `validate` gives it meaning and collects every error,
 //! `plan` is the typed outcome whose values are already true, `expand` prints it and cannot fail. What the
 //! attribute knows by name (strategies, backends, masks, keys) stands in one place, `registry`.
 

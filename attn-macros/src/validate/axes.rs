@@ -9,7 +9,7 @@ use crate::registry::Key;
 
 impl Settings<'_, '_> {
     /// `scatter` and `gather`. An error stands on the axis that fits no layout, or not with the other one.
-    pub(super) fn layout(&mut self) -> Option<TensorLayout> {
+    pub(super) fn tensor_layout(&mut self) -> Option<TensorLayout> {
         let (scatter, gather) = (self.read(Key::Scatter, integer), self.read(Key::Gather, integer));
         let default = TensorLayout::Bshd.axes();
         let ((s, scatter), (g, gather)) = (scatter.or(default.0)?, gather.or(default.1)?);

@@ -2,6 +2,7 @@
 
 use syn::{LitStr, Path};
 
+use super::values::string;
 use crate::diag::{self, Errors};
 use crate::parse::{Arg, Value};
 use crate::registry::{KEYS, Key, KeyRow, Named};
@@ -23,6 +24,26 @@ impl<'a, T> Setting<'a, T> {
         match self {
             Self::Given(value, _) => Some(value),
             Self::Absent | Self::Faulty => None,
+        }
+    }
+
+    /// The same of a reference to the value.
+    pub(super) const fn as_ref(&self) -> Setting<'a, &T> {
+        match self {
+            Self::Absent => Setting::Absent,
+            Self::Faulty => Setting::Faulty,
+            Self::Given(value, arg) => Setting::Given(value, arg),
+        }
+    }
+
+    /// What a value means, or [`Faulty`](Self::Faulty) if that was reported.
+    pub(super) fn and_then<U>(self, meaning: impl FnOnce(T) -> Option<U>) -> Setting<'a, U> {
+        match self {
+            Self::Absent => Setting::Absent,
+            Self::Faulty => Setting::Faulty,
+            Self::Given(value, arg) => {
+                meaning(value).map_or(Setting::Faulty, |value| Setting::Given(value, arg))
+            }
         }
     }
 
@@ -91,20 +112,9 @@ impl<'a, 'e> Settings<'a, 'e> {
         Setting::Faulty
     }
 
-    /// The row of a table that a string names.
-    pub(super) fn named<T: Named>(
-        &mut self,
-        name: Setting<'a, &'a LitStr>,
-        table: &'static [T],
-    ) -> Setting<'a, &'static T> {
-        match name {
-            Setting::Absent => Setting::Absent,
-            Setting::Faulty => Setting::Faulty,
-            Setting::Given(name, arg) => match self.lookup(name, table) {
-                Some(row) => Setting::Given(row, arg),
-                None => Setting::Faulty,
-            },
-        }
+    /// The row of a table that the string of a key names.
+    pub(super) fn named<T: Named>(&mut self, key: Key, table: &'static [T]) -> Setting<'a, &'static T> {
+        self.read(key, string).and_then(|name| self.lookup(name, table))
     }
 
     /// The row of a table that a string names; reports a name that is not there.

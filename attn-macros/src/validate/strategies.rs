@@ -82,10 +82,8 @@ impl<'a> Settings<'a, '_> {
         }
     }
 
-    /// Reports keys that no strategy in use has.
-    pub(super) fn check_owners(&mut self, strategies: &Setting<'a, Strategies>) {
-        let Setting::Given(strategies, _) = strategies else { return };
-        let used = strategies.offers();
+    /// Reports keys that no strategy in use has. (One of the user's has all.)
+    pub(super) fn check_owners(&mut self, used: &[Offer]) {
         if used.is_empty() {
             return;
         }

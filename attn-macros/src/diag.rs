@@ -43,18 +43,29 @@ impl ToTokens for Errors {
 pub(crate) fn unknown<T: Named>(found: &str, table: &[T]) -> String {
     let what = T::WHAT;
     match nearest(found, table) {
-        Some(near) => format!("unknown {what} `{found}`: did you mean `{}`?", near.name()),
+        Some(near) => did_you_mean(what, found, near.name()),
         None => format!("unknown {what} `{found}`: expected {}", one_of(table)),
     }
 }
 
+/// What to say of a name that is `near` but for a slip of the keyboard.
+pub(crate) fn did_you_mean(what: &str, found: &str, near: &str) -> String {
+    format!("unknown {what} `{found}`: did you mean `{near}`?")
+}
+
 /// The entry whose name is `found` but for a slip of the keyboard.
 pub(crate) fn nearest<'a, T: Named>(found: &str, table: &'a [T]) -> Option<&'a T> {
-    let (slips, near) = table
-        .iter()
-        .map(|entry| (distance(&found.to_lowercase(), entry.name()), entry))
-        .min_by_key(|(slips, _)| *slips)?;
-    (slips <= (near.name().len() / 3).max(1)).then_some(near)
+    nearest_of(found, table.iter().map(|entry| (entry.name(), entry)))
+}
+
+/// Like [`nearest`], of names and what they stand for.
+pub(crate) fn nearest_of<T>(found: &str, named: impl IntoIterator<Item = (&'static str, T)>) -> Option<T> {
+    let found = found.to_lowercase();
+    let (slips, name, entry) = named
+        .into_iter()
+        .map(|(name, entry)| (distance(&found, name), name, entry))
+        .min_by_key(|(slips, ..)| *slips)?;
+    (slips <= (name.len() / 3).max(1)).then_some(entry)
 }
 
 /// `` `a`, `b` or `c` ``, all of a table.

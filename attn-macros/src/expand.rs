@@ -1,14 +1,12 @@
 //! Stage 4: a plan becomes tokens. Cannot fail.
 
-use std::num::NonZeroU16;
-
-use attn_plan::TensorLayout;
+use attn_plan::{RingLayout, Split, TensorLayout};
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{format_ident, quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{GenericParam, Generics, Path, TypeParam};
 
-use crate::plan::{Kernel, Offer, Place, Plan, Spec, Strategies};
+use crate::plan::{FixedMask, Kernel, Offer, Place, Plan, Spec, Strategies};
 
 /// A type, and the token of the attribute that asked for it: where the compiler is to point if it does not
 /// fit.
@@ -145,19 +143,68 @@ fn with_params(generics: &Generics) -> Generics {
 /// What is fixed of each call, as a constant.
 fn spec(place: &Place, spec: &Spec) -> TokenStream {
     let private = private(place, Span::call_site());
-    let count = |count: &Option<NonZeroU16>| count.map(|count| usize::from(count.get()));
-    let Spec { heads, kv_heads, head_dim, degree, scale, mask, use_sync } = spec;
-    let heads = count(heads).map(|n| quote!(.heads(#n)));
-    let kv_heads = count(kv_heads).map(|n| quote!(.kv_heads(#n)));
-    let head_dim = count(head_dim).map(|n| quote!(.head_dim(#n)));
-    let degree = count(degree).map(|n| quote!(.degree(#n)));
-    let scale = scale.map(|scale| Literal::f32_suffixed(scale.get())).map(|scale| quote!(.scale(#scale)));
-    let mask = mask.map(|mask| {
-        let variant = Ident::new(mask.variant, Span::call_site());
-        quote!(.mask(#private::Mask::#variant))
+    let Spec {
+        heads,
+        kv_heads,
+        head_dim,
+        degree,
+        ulysses,
+        ring,
+        allgather,
+        layout,
+        split,
+        scale,
+        mask,
+        use_sync,
+        fuse_qkv,
+    } = spec;
+    let counts = [
+        ("heads", heads),
+        ("kv_heads", kv_heads),
+        ("head_dim", head_dim),
+        ("degree", degree),
+        ("ulysses", ulysses),
+        ("ring", ring),
+        ("allgather", allgather),
+    ];
+    let counts = counts.into_iter().filter_map(|(name, count)| {
+        let (name, count) = (Ident::new(name, Span::call_site()), usize::from((*count)?.get()));
+        Some(quote!(.#name(#count)))
     });
+    let layout = layout.map(|layout| match layout {
+        RingLayout::Contiguous => quote!(.layout(#private::RingLayout::Contiguous)),
+        RingLayout::Zigzag => quote!(.layout(#private::RingLayout::Zigzag)),
+        RingLayout::Striped => quote!(.layout(#private::RingLayout::Striped)),
+    });
+    let split = split.map(|split| match split {
+        Split::Strict => quote!(.split(#private::Split::Strict)),
+        Split::Uneven => quote!(.split(#private::Split::Uneven)),
+    });
+    let scale = scale.map(|scale| Literal::f32_suffixed(scale.get())).map(|scale| quote!(.scale(#scale)));
     let use_sync = use_sync.map(|flag| quote!(.use_sync(#flag)));
-    quote!(#private::AttentionSpec::new() #heads #kv_heads #head_dim #degree #scale #mask #use_sync)
+    let fuse_qkv = fuse_qkv.map(|flag| quote!(.fuse_qkv(#flag)));
+    let mask = mask.as_ref().map(|mask| fixed_mask(place, mask));
+    quote!(#private::AttentionSpec::new() #(#counts)* #layout #split #scale #use_sync #fuse_qkv #mask)
+}
+
+/// A mask that is fixed, and the check that the kernel takes it.
+fn fixed_mask(place: &Place, fixed: &FixedMask) -> TokenStream {
+    let FixedMask { mask: attn_plan::Mask { span: by_position, key_lengths, segments, dense }, span } = fixed;
+    let private = private(place, *span);
+    let by_position = match by_position {
+        attn_plan::Span::Full => quote!(Full),
+        attn_plan::Span::Causal => quote!(Causal),
+        attn_plan::Span::Window { left, right } => quote!(Window { left: #left, right: #right }),
+    };
+    quote_spanned! {*span=>
+        .mask(#private::Mask {
+            span: #private::Span::#by_position,
+            key_lengths: #key_lengths,
+            segments: #segments,
+            dense: #dense,
+        })
+        .checked(<Self::Pipeline as #private::AttentionPipeline<__C, __T>>::MASKS)
+    }
 }
 
 /// The enum that a list of strategies becomes: a pipeline for each, opened by number.
@@ -172,6 +219,8 @@ fn choice(
     let (scatter, gather) = layout.axes();
     let vis = &place.target.vis;
     let types: Vec<_> = strategies.iter().map(|strategy| &strategy.ty).collect();
+    // One kernel serves all of them, so each takes what the first takes.
+    let first = types.first();
     let bounds = strategies.iter().map(|strategy| bound(place, strategy, &quote!(__K)));
     let names: Vec<_> = offers.iter().map(|offer| offer.strategy.name).collect();
     let variants: Vec<_> =
@@ -180,6 +229,23 @@ fn choice(
     let enum_doc =
         format!(" A pipeline of [`{}`]: the one that was chosen when it was opened.", place.target.ident);
     let docs = names.iter().map(|name| format!(" `strategy = \"{name}\"`."));
+    let getters = [
+        ("name", quote!(&'static str)),
+        ("communicator", quote!(&__C)),
+        ("sharding", quote!(#private::Sharding)),
+        ("traffic", quote!(#private::Traffic)),
+        ("work", quote!(#private::Work)),
+    ];
+    let getters = getters.map(|(name, ty)| {
+        let name = Ident::new(name, Span::call_site());
+        quote! {
+            fn #name(&self) -> #ty {
+                match self {
+                    #(Self::#variants(pipeline) => #private::AttentionPipeline::#name(pipeline),)*
+                }
+            }
+        }
+    });
     let device = quote!(<__C as #private::Communicator>::Device);
     quote! {
         #[doc = #enum_doc]
@@ -200,6 +266,8 @@ fn choice(
         {
             const OFFERED: &'static [&'static str] = &[#(#names),*];
             const LAYOUT: #private::TensorLayout = #private::TensorLayout::of::<#scatter, #gather>();
+            const MASKS: #private::MaskKinds =
+                <#private::Pipeline<#first, __K, __C, __T> as #private::AttentionPipeline<__C, __T>>::MASKS;
 
             fn open(choice: usize, group: __C, spec: &#private::AttentionSpec) -> #private::Result<Self> {
                 match choice {
@@ -210,17 +278,7 @@ fn choice(
                 }
             }
 
-            fn name(&self) -> &'static str {
-                match self {
-                    #(Self::#variants(pipeline) => #private::AttentionPipeline::name(pipeline),)*
-                }
-            }
-
-            fn communicator(&self) -> &__C {
-                match self {
-                    #(Self::#variants(pipeline) => #private::AttentionPipeline::communicator(pipeline),)*
-                }
-            }
+            #(#getters)*
 
             #[inline]
             fn run<'__a>(

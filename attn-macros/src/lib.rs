@@ -1,8 +1,8 @@
 //! The attribute behind `attn::parallel_attention`.
 //!
-//! Four stages, one file each: `parse` reads syntax, `validate` gives it meaning and collects every error,
+//! Four stages, one module each: `parse` reads syntax, `validate` gives it meaning and collects every error,
 //! `plan` is the typed outcome whose values are already true, `expand` prints it and cannot fail. What the
-//! attribute knows by name (strategies, backends, masks, keys) stands in one place, `registry`.
+//! attribute knows by name (strategies, backends, keys) stands in one place, `registry`.
 
 mod diag;
 mod expand;
@@ -36,15 +36,25 @@ use registry::Backend;
 ///
 /// | key | values | default |
 /// |---|---|---|
-/// | `strategy` | `"none"`, `"ulysses"`, `"ring"`; a list of them, `["none", "ulysses"]`; or the path of a type of your own | required |
+/// | `strategy` | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`; a list of them, `["none", "ulysses"]`; or the path of a type of your own | required |
 /// | `scatter`, `gather` | numbers of the head axis and of the sequence axis: (2, 1) is `[batch, seq, heads, head_dim]`, (1, 2) is `[batch, heads, seq, head_dim]`, (2, 0) is `[seq, batch, heads, head_dim]` | 2, 1 |
 /// | `heads`, `kv_heads`, `head_dim` | integers from 1 to 65535; `kv_heads` divides `heads` | the tensors' |
-/// | `degree` | how many ranks share a sequence, from 1 to 65535; under `ulysses` it divides the heads. Not for `none` | the group's size |
-/// | `use_sync` | whether each stage that communicates ends with waiting for the device's queue. Not for `none` | `false` |
+/// | `degree` | how many ranks share a sequence, from 1 to 65535. Not for `none` | the group's size |
+/// | `ulysses`, `ring`, `allgather` | the degrees of which `degree` is the product, for the strategies that have them: see below | the configuration's |
+/// | `layout` | in which order a ring shares the sequence out: `"contiguous"`, `"zigzag"`, `"striped"`. For `ring` and `hybrid` | the configuration's, or else `"contiguous"` |
+/// | `split` | `"strict"`: heads and sequence divide among the ranks; `"uneven"`: they need not. Not for `none` | the configuration's, or else `"strict"` |
 /// | `scale` | what the scores are multiplied by before the softmax: a finite number above 0 | the call's, or else `1 / sqrt(head_dim)` |
-/// | `mask` | `"none"`, `"causal"`: fixed here, no call may ask for another | the call's, or else none |
+/// | `mask` | `"none"`, or one or more of `"causal"` or `"window(512, 0)"` (keys before, keys behind), `"padding"`, `"segments"` and `"dense"`, joined by `+`: fixed here, no call may ask for another | the call's, or else none |
+/// | `use_sync` | whether each stage that communicates ends with waiting for the device's queue. Not for `none` | `false` |
+/// | `fuse_qkv` | whether queries, keys and values travel in one exchange. For `ulysses`, `hybrid` and `ulysses_allgather` | `true` |
 /// | `backend` | `"sdpa"`, `"flash"` (each a cargo feature of `attn`), or the path of a kernel type of your own | `"flash"` |
 /// | `crate` | the path of the crate `attn`, where it goes by another name | `::attn` |
+///
+/// # Degrees
+/// `degree` is the product of the other degrees that a strategy has: `ulysses` and `ring` under `hybrid`, `ulysses` and
+/// `allgather` under `ulysses_allgather`. Under `ulysses`, `ring` and `allgather_kv` the one of this name is all of it.
+/// Ranks that share heads (`ulysses`) divide the query heads, and divide the key and value heads or are a multiple of
+/// them, unless `split = "uneven"`.
 ///
 /// # A list of strategies
 /// Each strategy is compiled, and one of them is chosen when a session is opened. The attribute then also

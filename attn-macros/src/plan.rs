@@ -2,12 +2,12 @@
 
 use std::num::NonZeroU16;
 
-use attn_plan::TensorLayout;
+use attn_plan::{Mask, RingLayout, Split, TensorLayout};
 use proc_macro2::Span;
 use syn::Path;
 
 use crate::parse::Target;
-use crate::registry::{Mask, Strategy};
+use crate::registry::Strategy;
 
 /// Where generated code stands.
 pub(crate) struct Place {
@@ -76,12 +76,32 @@ pub(crate) struct Spec {
     pub(crate) head_dim: Option<NonZeroU16>,
     /// Number of ranks that share a sequence.
     pub(crate) degree: Option<NonZeroU16>,
+    /// Number of ranks that share the heads.
+    pub(crate) ulysses: Option<NonZeroU16>,
+    /// Number of ranks, or of groups of them, in a ring.
+    pub(crate) ring: Option<NonZeroU16>,
+    /// Number of ranks, or of groups of them, that gather keys and values.
+    pub(crate) allgather: Option<NonZeroU16>,
+    /// In which order a ring shares the sequence out.
+    pub(crate) layout: Option<RingLayout>,
+    /// Whether shares must be equal.
+    pub(crate) split: Option<Split>,
     /// What scores are multiplied by.
     pub(crate) scale: Option<Scale>,
     /// Which keys a query sees.
-    pub(crate) mask: Option<&'static Mask>,
+    pub(crate) mask: Option<FixedMask>,
     /// Whether exchanges end with a synchronisation.
     pub(crate) use_sync: Option<bool>,
+    /// Whether queries, keys and values travel in one exchange.
+    pub(crate) fuse_qkv: Option<bool>,
+}
+
+/// A mask, where it was named: there the compiler is to point if the kernel does not take it.
+pub(crate) struct FixedMask {
+    /// The mask.
+    pub(crate) mask: Mask,
+    /// The name in the attribute.
+    pub(crate) span: Span,
 }
 
 /// A softmax scale: finite, above zero.

@@ -1,4 +1,7 @@
-//! What the attribute knows by name: strategies, backends, masks and keys. One row each.
+//! What the attribute knows by name: strategies, backends and keys, one row each; and of names that others keep
+//! (layouts of a ring, splits), what to call them.
+
+use attn_plan::{RingLayout, Split};
 
 /// A row that is looked up by name.
 pub(crate) trait Named {
@@ -17,41 +20,56 @@ pub(crate) struct Strategy {
     pub(crate) type_name: &'static str,
     /// Its variant in the enum that a list of strategies becomes.
     pub(crate) variant: &'static str,
-    /// The keys that it has beside those of every strategy.
+    /// The keys of the degrees whose product is its whole one, `degree`. With [`Key::Ulysses`] it splits the heads.
+    pub(crate) degrees: &'static [Key],
+    /// The keys that it has beside these and those of every strategy.
     pub(crate) keys: &'static [Key],
-    /// Whether its degree must divide the heads.
-    pub(crate) splits_heads: bool,
 }
 
 /// Every strategy.
-pub(crate) static STRATEGIES: [Strategy; 3] = [
-    Strategy {
-        name: "none",
-        type_name: "NoParallelAttention",
-        variant: "None",
-        keys: &[],
-        splits_heads: false,
-    },
+pub(crate) static STRATEGIES: [Strategy; 6] = [
+    Strategy { name: "none", type_name: "NoParallelAttention", variant: "None", degrees: &[], keys: &[] },
     Strategy {
         name: "ulysses",
         type_name: "UlyssesParallelAttention",
         variant: "Ulysses",
-        keys: &[Key::Degree, Key::UseSync],
-        splits_heads: true,
+        degrees: &[Key::Ulysses],
+        keys: &[Key::Degree, Key::Split, Key::UseSync, Key::FuseQkv],
     },
     Strategy {
         name: "ring",
         type_name: "RingParallelAttention",
         variant: "Ring",
-        keys: &[Key::Degree, Key::UseSync],
-        splits_heads: false,
+        degrees: &[Key::Ring],
+        keys: &[Key::Degree, Key::Layout, Key::Split, Key::UseSync],
+    },
+    Strategy {
+        name: "hybrid",
+        type_name: "HybridParallelAttention",
+        variant: "Hybrid",
+        degrees: &[Key::Ulysses, Key::Ring],
+        keys: &[Key::Degree, Key::Layout, Key::Split, Key::UseSync, Key::FuseQkv],
+    },
+    Strategy {
+        name: "allgather_kv",
+        type_name: "AllGatherKvParallelAttention",
+        variant: "AllGatherKv",
+        degrees: &[Key::AllGather],
+        keys: &[Key::Degree, Key::Split, Key::UseSync],
+    },
+    Strategy {
+        name: "ulysses_allgather",
+        type_name: "UlyssesAllGatherParallelAttention",
+        variant: "UlyssesAllGather",
+        degrees: &[Key::Ulysses, Key::AllGather],
+        keys: &[Key::Degree, Key::Split, Key::UseSync, Key::FuseQkv],
     },
 ];
 
 impl Strategy {
     /// Whether `key` may stand beside this strategy.
     pub(crate) fn has(&self, key: Key) -> bool {
-        key.row().shared || self.keys.contains(&key)
+        key.row().shared || self.degrees.contains(&key) || self.keys.contains(&key)
     }
 }
 
@@ -75,19 +93,6 @@ pub(crate) static BACKENDS: [Backend; 2] = [
 /// The backend of an attribute that names none.
 pub(crate) const DEFAULT_BACKEND: &str = "flash";
 
-/// A mask.
-#[derive(Debug)]
-pub(crate) struct Mask {
-    /// Its name in `mask = ".."`.
-    pub(crate) name: &'static str,
-    /// Its variant of `attn::__private::Mask`.
-    pub(crate) variant: &'static str,
-}
-
-/// Every mask.
-pub(crate) static MASKS: [Mask; 2] =
-    [Mask { name: "none", variant: "None" }, Mask { name: "causal", variant: "Causal" }];
-
 /// A key of the attribute. Its [row](Key::row) says what it means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Key {
@@ -98,9 +103,15 @@ pub(crate) enum Key {
     KvHeads,
     HeadDim,
     Degree,
+    Ulysses,
+    Ring,
+    AllGather,
+    Layout,
+    Split,
     Scale,
     Mask,
     UseSync,
+    FuseQkv,
     Backend,
     Crate,
 }
@@ -121,7 +132,7 @@ pub(crate) struct KeyRow {
 }
 
 /// Every key, in the order of [`Key`].
-pub(crate) static KEYS: [KeyRow; 12] = [
+pub(crate) static KEYS: [KeyRow; 18] = [
     KeyRow {
         key: Key::Strategy,
         name: "strategy",
@@ -135,6 +146,11 @@ pub(crate) static KEYS: [KeyRow; 12] = [
     KeyRow { key: Key::KvHeads, name: "kv_heads", expects: COUNT, example: "8", shared: true },
     KeyRow { key: Key::HeadDim, name: "head_dim", expects: COUNT, example: "128", shared: true },
     KeyRow { key: Key::Degree, name: "degree", expects: COUNT, example: "4", shared: false },
+    KeyRow { key: Key::Ulysses, name: "ulysses", expects: COUNT, example: "2", shared: false },
+    KeyRow { key: Key::Ring, name: "ring", expects: COUNT, example: "2", shared: false },
+    KeyRow { key: Key::AllGather, name: "allgather", expects: COUNT, example: "2", shared: false },
+    KeyRow { key: Key::Layout, name: "layout", expects: "a name", example: "\"zigzag\"", shared: false },
+    KeyRow { key: Key::Split, name: "split", expects: "a name", example: "\"uneven\"", shared: false },
     KeyRow {
         key: Key::Scale,
         name: "scale",
@@ -142,8 +158,15 @@ pub(crate) static KEYS: [KeyRow; 12] = [
         example: "0.125",
         shared: true,
     },
-    KeyRow { key: Key::Mask, name: "mask", expects: "a name", example: "\"causal\"", shared: true },
+    KeyRow {
+        key: Key::Mask,
+        name: "mask",
+        expects: "a name, or several joined by `+`",
+        example: "\"causal\"",
+        shared: true,
+    },
     KeyRow { key: Key::UseSync, name: "use_sync", expects: "a bool", example: "true", shared: false },
+    KeyRow { key: Key::FuseQkv, name: "fuse_qkv", expects: "a bool", example: "false", shared: false },
     KeyRow {
         key: Key::Backend,
         name: "backend",
@@ -178,10 +201,17 @@ impl Named for Backend {
     }
 }
 
-impl Named for Mask {
-    const WHAT: &'static str = "mask";
+impl Named for RingLayout {
+    const WHAT: &'static str = "layout";
     fn name(&self) -> &'static str {
-        self.name
+        (*self).name()
+    }
+}
+
+impl Named for Split {
+    const WHAT: &'static str = "split";
+    fn name(&self) -> &'static str {
+        (*self).name()
     }
 }
 
@@ -207,7 +237,19 @@ mod tests {
     fn every_key_belongs_to_a_strategy() {
         for row in &KEYS {
             assert!(STRATEGIES.iter().any(|strategy| strategy.has(row.key)), "{}", row.name);
-            assert!(!row.shared || STRATEGIES.iter().all(|s| !s.keys.contains(&row.key)), "{}", row.name);
+            let times = |s: &Strategy| s.degrees.iter().chain(s.keys).filter(|key| **key == row.key).count();
+            assert!(STRATEGIES.iter().all(|s| times(s) + usize::from(row.shared) <= 1), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn parallel_strategies_have_a_degree_a_split_and_use_sync() {
+        for strategy in &STRATEGIES {
+            for key in [Key::Degree, Key::Split, Key::UseSync] {
+                assert_eq!(strategy.has(key), !strategy.degrees.is_empty(), "{} {key:?}", strategy.name);
+            }
+            assert_eq!(strategy.has(Key::Layout), strategy.has(Key::Ring), "{}", strategy.name);
+            assert_eq!(strategy.has(Key::FuseQkv), strategy.has(Key::Ulysses), "{}", strategy.name);
         }
     }
 

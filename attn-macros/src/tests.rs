@@ -1,5 +1,7 @@
 //! What the attribute prints, as snapshots, and what it refuses that no test of the whole crate can show.
 
+mod meaning;
+
 use proc_macro2::TokenStream;
 use quote::quote;
 
@@ -27,6 +29,32 @@ fn errors(args: TokenStream, item: TokenStream, backends: &[Backend]) -> Vec<Str
     macros.map(|mac| mac.parse_body::<syn::LitStr>().expect("a message").value()).collect()
 }
 
+/// The messages for a struct, with every backend on.
+fn refusals(args: &TokenStream) -> Vec<String> {
+    let item = quote!(
+        struct A;
+    );
+    errors(args.clone(), item, &all_enabled())
+}
+
+/// Checks that each attribute has one error, which begins as said.
+#[track_caller]
+fn each_is_one_error<const N: usize>(cases: [(TokenStream, &str); N]) {
+    for (args, expected) in cases {
+        let found = refusals(&args);
+        assert!(matches!(&found[..], [one] if one.starts_with(expected)), "{args}: {found:#?}");
+    }
+}
+
+/// Checks that each attribute has no error.
+#[track_caller]
+fn each_is_taken<const N: usize>(cases: [TokenStream; N]) {
+    for args in cases {
+        let found = refusals(&args);
+        assert!(found.is_empty(), "{args}: {found:#?}");
+    }
+}
+
 #[test]
 fn one_strategy_is_one_pipeline() {
     insta::assert_snapshot!(expand(
@@ -45,8 +73,9 @@ fn one_strategy_is_one_pipeline() {
 fn every_key_becomes_a_part_of_the_spec() {
     insta::assert_snapshot!(expand(
         quote! {
-            strategy = "ring", scatter = 1, gather = 2, heads = 24, kv_heads = 8, head_dim = 128, degree = 5,
-            scale = 0.125, mask = "causal", use_sync = true, backend = "sdpa"
+            strategy = "hybrid", scatter = 1, gather = 2, heads = 24, kv_heads = 8, head_dim = 128, degree = 6,
+            ulysses = 2, ring = 3, layout = "zigzag", split = "strict", scale = 0.125, use_sync = true,
+            fuse_qkv = false, mask = "window(512, 1)+segments", backend = "sdpa"
         },
         quote!(
             struct Attention;
@@ -82,7 +111,14 @@ fn generics_pass_through() {
 #[test]
 fn an_own_strategy_is_given_its_arguments() {
     insta::assert_snapshot!(expand(
-        quote!(strategy = crate::my::Strategy, gather = 0, degree = 3, heads = 8),
+        quote!(
+            strategy = crate::my::Strategy,
+            gather = 0,
+            degree = 3,
+            allgather = 5,
+            heads = 8,
+            split = "uneven"
+        ),
         quote!(
             struct Attention(f32);
         ),
@@ -170,8 +206,7 @@ fn a_default_backend_whose_feature_is_off_is_refused() {
 
 #[test]
 fn one_mistake_is_one_error() {
-    let on = all_enabled();
-    for (args, expected) in [
+    each_is_one_error([
         // A misspelt key is not also a missing one.
         (quote!(stratgy = "ring"), "unknown key `stratgy`"),
         (quote!(strategy = "ring", scater = 1, gather = 2), "unknown key `scater`"),
@@ -191,34 +226,58 @@ fn one_mistake_is_one_error() {
         (quote!(strategy = "ring" scatter = 2), "expected `,` after the value of `strategy`"),
         (quote!("ring"), "expected `key = value`"),
         (quote!(strategy = ["ring" "none"]), "expected `,`"),
+        // Degrees that disagree are not also ones that the heads do not divide among.
+        (quote!(strategy = "hybrid", heads = 8, ulysses = 3, ring = 2, degree = 4), "strategy `hybrid` has"),
+        (quote!(strategy = "ulysses", heads = 8, ulysses = 3, degree = 4), "strategy `ulysses` has"),
+        (quote!(strategy = "hybrid", heads = 8, ulysses = 0, ring = 3, degree = 4), "`ulysses` expects"),
+        (quote!(strategy = "hybrid", heads = 8, ulises = 3, ring = 3, degree = 4), "unknown key `ulises`"),
+        (quote!(strategy = "hybrid", heads = 8, ulysses = 3, split = "unevn"), "unknown split `unevn`"),
+        (
+            quote!(strategy = ["ulysses", "hybrid"], heads = 8, degree = 3, ring = 1),
+            "strategy `ulysses` splits",
+        ),
+        (
+            quote!(strategy = "ring", ulysses = 3, degree = 4, heads = 8),
+            "strategy `ring` has no key `ulysses`",
+        ),
+    ]);
+}
+
+#[test]
+fn a_fixed_mask_is_spelt_out() {
+    for (text, span, [key_lengths, segments, dense]) in [
+        ("none", "Full", [false; 3]),
+        ("causal", "Causal", [false; 3]),
+        ("window(512)", "Window{left:512usize,right:0usize}", [false; 3]),
+        ("window:3,4 + dense", "Window{left:3usize,right:4usize}", [false, false, true]),
+        ("padding", "Full", [true, false, false]),
+        ("segments+causal", "Causal", [false, true, false]),
+        ("segments+padding+dense", "Full", [true, true, true]),
     ] {
-        let found = errors(
-            args.clone(),
+        let text = expand(
+            quote!(strategy = "none", mask = #text),
             quote!(
                 struct A;
             ),
-            &on,
         );
-        assert!(matches!(&found[..], [one] if one.starts_with(expected)), "{args}: {found:#?}");
+        let text: String = text.split_whitespace().collect::<String>().replace(",}", "}");
+        let mask = format!(
+            ".mask(::attn::__private::Mask{{span:::attn::__private::Span::{span},key_lengths:{key_lengths},\
+             segments:{segments},dense:{dense}}})"
+        );
+        assert!(text.contains(&mask), "{text}");
     }
 }
 
 #[test]
 fn every_mistake_is_an_error() {
-    let on = all_enabled();
     for (args, expected) in [
         (quote!(stratgy = "ring", heads = 0, mask = 1), 3),
         (quote!(strategy = ["rng", "rng", none], backend = "x"), 4),
         (quote!(strategy = "none", degree = 0, use_sync = 1), 4),
         (quote!(strategy "ring", heads, scatter = ), 3),
     ] {
-        let found = errors(
-            args.clone(),
-            quote!(
-                struct A;
-            ),
-            &on,
-        );
+        let found = refusals(&args);
         assert_eq!(found.len(), expected, "{args}: {found:#?}");
     }
     assert_eq!(
@@ -227,7 +286,7 @@ fn every_mistake_is_an_error() {
             quote!(
                 enum A {}
             ),
-            &on
+            &all_enabled()
         )
         .len(),
         2
@@ -236,7 +295,6 @@ fn every_mistake_is_an_error() {
 
 #[test]
 fn numbers_are_range_checked() {
-    let on = all_enabled();
     for refused in [
         quote!(heads = 0),
         quote!(heads = -1),
@@ -251,23 +309,11 @@ fn numbers_are_range_checked() {
         quote!(scale = 0.5f64),
         quote!(scale = "0.5"),
     ] {
-        let found = errors(
-            quote!(strategy = "none", #refused),
-            quote!(
-                struct A;
-            ),
-            &on,
-        );
+        let found = refusals(&quote!(strategy = "none", #refused));
         assert!(matches!(&found[..], [one] if one.contains("expects")), "{refused}: {found:#?}");
     }
     for taken in [quote!(heads = 2usize), quote!(heads = 0x10), quote!(scale = 2), quote!(scale = 0.5f32)] {
-        let found = errors(
-            quote!(strategy = "none", #taken),
-            quote!(
-                struct A;
-            ),
-            &on,
-        );
+        let found = refusals(&quote!(strategy = "none", #taken));
         assert!(found.is_empty(), "{taken}: {found:#?}");
     }
 }

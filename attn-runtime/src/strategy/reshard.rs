@@ -83,7 +83,7 @@ pub struct ReshardContext<'a, T, D: Device> {
     /// How keys are gathered, if they are.
     pub(super) gather: Option<Arc<GatherPlan>>,
     /// Absent if the kernel writes the caller's outputs itself.
-    back: Option<Home<'a, T, D>>,
+    back: Option<Back<'a, T, D>>,
 }
 
 impl<T, D: Device> ParallelAttentionContext for ReshardContext<'_, T, D> {
@@ -98,17 +98,25 @@ impl<T, D: Device> core::fmt::Debug for ReshardContext<'_, T, D> {
     }
 }
 
+/// The way back for what the kernel wrote.
+struct Back<'a, T, D: Device> {
+    home: Home<'a, T, D>,
+    plans: Arc<Plans>,
+    /// Whether there are joint rows, which go to everybody.
+    joint: bool,
+}
+
 /// The context of a strategy that calls the kernel once, on all keys.
 pub struct DirectContext<'a, T, D: Device> {
     name: &'static str,
     /// Absent if nothing had to be moved.
-    moved: Option<ReshardContext<'a, T, D>>,
+    back: Option<Back<'a, T, D>>,
 }
 
 impl<T, D: Device> DirectContext<'_, T, D> {
     /// This rank's heads, as a kernel takes them; none if one call takes all.
     pub(super) fn head_runs(&self) -> &[HeadRun] {
-        self.moved.as_ref().map_or(&[], |context| &context.plans.head_runs)
+        self.back.as_ref().map_or(&[], |back| &back.plans.head_runs)
     }
 }
 
@@ -122,7 +130,7 @@ impl<T, D: Device> core::fmt::Debug for DirectContext<'_, T, D> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("DirectContext")
             .field("name", &self.name)
-            .field("moved", &self.moved.is_some())
+            .field("moved", &self.back.is_some())
             .finish_non_exhaustive()
     }
 }
@@ -174,10 +182,10 @@ impl<C: Communicator> Reshard<C> {
     ) -> Result<(AttentionCall<'a, T, C::Device>, DirectContext<'a, T, C::Device>)> {
         let name = self.name;
         if self.sharding.ulysses == 1 && request.joint.is_none() {
-            return Ok((alone(request), DirectContext { name, moved: None }));
+            return Ok((alone(request), DirectContext { name, back: None }));
         }
         let (call, context) = self.pre(scope, request)?;
-        Ok((call, DirectContext { name, moved: Some(context) }))
+        Ok((call, DirectContext { name, back: context.back }))
     }
 
     /// [`post`](Self::post) after [`pre_direct`](Self::pre_direct).
@@ -188,7 +196,7 @@ impl<C: Communicator> Reshard<C> {
         call: AttentionCall<'a, T, C::Device>,
         context: DirectContext<'a, T, C::Device>,
     ) -> Result<()> {
-        context.moved.map_or(Ok(()), |context| self.post(scope, call, context))
+        context.back.map_or(Ok(()), |back| self.send_home(scope, call, back))
     }
 
     /// Brings queries, keys and values inside.
@@ -270,7 +278,8 @@ impl<C: Communicator> Reshard<C> {
             None => (request.query, None, (out, lse)),
             Some(query) => {
                 let (home, scratch) = Home::keep(scope, signature, (out, lse), query.shape())?;
-                (query.into_view(), Some(home), scratch)
+                let back = Back { home, plans: Arc::clone(&plans), joint: joint_tokens > 0 };
+                (query.into_view(), Some(back), scratch)
             }
         };
         let mask =
@@ -336,11 +345,21 @@ impl<C: Communicator> Reshard<C> {
         call: AttentionCall<'a, T, C::Device>,
         context: ReshardContext<'a, T, C::Device>,
     ) -> Result<()> {
-        let Some(home) = context.back else { return self.settle(scope) };
+        match context.back {
+            Some(back) => self.send_home(scope, call, back),
+            None => self.settle(scope),
+        }
+    }
+
+    fn send_home<'a, T: Element>(
+        &self,
+        scope: Scope<'a, C::Device>,
+        call: AttentionCall<'a, T, C::Device>,
+        Back { home, plans, joint }: Back<'a, T, C::Device>,
+    ) -> Result<()> {
         // Joint rows go to everybody, the others to the ranks that exchange heads.
-        let joint = context.frame.joint.0 > 0;
         let group = self.ulysses.as_ref().filter(|_| !joint).unwrap_or(&self.group);
-        home.send(group, scope, &context.plans.home, call)?;
+        home.send(group, scope, &plans.home, call)?;
         self.settle(scope)
     }
 

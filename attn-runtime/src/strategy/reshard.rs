@@ -158,7 +158,7 @@ impl<C: Communicator> Reshard<C> {
     /// None if these are all ranks.
     pub(super) fn open_outer(&self) -> Result<Option<C>> {
         let (ulysses, _) = self.sharding.place(self.group.rank());
-        self.ulysses.is_some().then(|| self.group.split(ulysses, self.group.rank())).transpose()
+        (self.sharding.ulysses > 1).then(|| self.group.split(ulysses, self.group.rank())).transpose()
     }
 
     pub(super) const fn group(&self) -> &C {

@@ -203,6 +203,7 @@ impl Clock {
         self.phases
     }
 
+    #[inline]
     fn start(&mut self) {
         if self.running {
             self.since = Some(Instant::now());
@@ -211,18 +212,28 @@ impl Clock {
     }
 
     /// Ends a phase. Only while measuring does this wait for the queue.
+    #[inline]
     fn lap<D: Device>(
         &mut self,
         scope: Scope<'_, D>,
         phase: impl Fn(&mut Phases) -> &mut Duration,
     ) -> Result<()> {
-        if let Some(since) = self.since {
-            D::synchronize(scope.queue())?;
-            let now = Instant::now();
-            *phase(&mut self.phases) += now.duration_since(since);
-            self.since = Some(now);
+        match self.since {
+            None => Ok(()),
+            Some(since) => {
+                let now = Self::settled::<D>(scope)?;
+                *phase(&mut self.phases) += now.duration_since(since);
+                self.since = Some(now);
+                Ok(())
+            }
         }
-        Ok(())
+    }
+
+    /// When the queue has done what was put on it.
+    #[cold]
+    fn settled<D: Device>(scope: Scope<'_, D>) -> Result<Instant> {
+        D::synchronize(scope.queue())?;
+        Ok(Instant::now())
     }
 }
 

@@ -162,8 +162,9 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
             ranks: group.size(),
             sharding: pipeline.sharding(),
         };
-        let request = admit(check, &A::SPEC, query, key, value, metadata, outputs.into())?;
-        pipeline.run(arena.open(queue)?, request, clock)
+        admit(check, &A::SPEC, query, key, value, metadata, outputs.into(), |request| {
+            pipeline.run(arena.open(queue)?, request, clock)
+        })
     }
 
     /// [`attend_into`](Self::attend_into) a tensor that it allocates, and nothing else once a shape has been seen.
@@ -195,7 +196,8 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> core::fmt::Debug f
     }
 }
 
-/// Checks a call against itself and the attribute, and brings it to `[batch, seq, heads, head_dim]` order.
+/// Checks a call against itself and the attribute, brings it to `[batch, seq, heads, head_dim]` order, and goes on with it.
+/// (A request is large: what is not returned is not copied.)
 #[inline(always)]
 fn admit<'a, T: Element, D: Device>(
     check: Check,
@@ -205,7 +207,8 @@ fn admit<'a, T: Element, D: Device>(
     value: View<'a, T, D>,
     metadata: &AttentionMetadata<'a, T, D>,
     outputs: Outputs<'a, T, D>,
-) -> Result<AttentionRequest<'a, T, D>> {
+    run: impl FnOnce(AttentionRequest<'a, T, D>) -> Result<()>,
+) -> Result<()> {
     let layout = check.layout;
     let (query, key, value) = (query.permuted(layout), key.permuted(layout), value.permuted(layout));
     let [batch, tokens, heads, head_dim] = query.shape();
@@ -235,15 +238,15 @@ fn admit<'a, T: Element, D: Device>(
     if !scale.is_finite() {
         return Err(Error::Scale(scale));
     }
-    let joint = joint(check, metadata, query.shape(), key.shape())?;
-    let joint_tokens = joint.map_or(0, |joint| joint.query.shape()[1]);
+    let has_joint =
+        metadata.joint_query.is_some() || metadata.joint_key.is_some() || metadata.joint_value.is_some();
+    let joint_tokens = if has_joint { check.joint(metadata, query.shape(), key.shape())? } else { 0 };
     check.whole_fits::<T>(query.shape(), sequence.query, joint_tokens)?;
     check.whole_fits::<T>(key.shape(), sequence.key, joint_tokens)?;
     let mask = masks::admit(check.masks, spec.mask, metadata, [batch, heads], sequence, joint_tokens)?;
     let rows = joint_tokens + tokens;
     let out = outputs.out.permuted(layout);
-    let what =
-        if joint.is_some() { "the query's shape, longer by the joint tokens" } else { "the query's shape" };
+    let what = if has_joint { "the query's shape, longer by the joint tokens" } else { "the query's shape" };
     check.is("out", out.shape(), [batch, rows, heads, head_dim], what)?;
     let lse = match outputs.lse {
         None => None,
@@ -255,42 +258,15 @@ fn admit<'a, T: Element, D: Device>(
         }
     };
     let keys = metadata.keys;
-    Ok(AttentionRequest { query, kv: KeyValue { key, value }, keys, sequence, joint, mask, scale, out, lse })
-}
-
-/// Checks the joint tensors of a call.
-fn joint<'a, T: Element, D: Device>(
-    check: Check,
-    metadata: &AttentionMetadata<'a, T, D>,
-    query: [usize; 4],
-    key: [usize; 4],
-) -> Result<Option<Joint<'a, T, D>>> {
-    let (joint_query, joint_key, joint_value) =
-        match (metadata.joint_query, metadata.joint_key, metadata.joint_value) {
-            (None, None, None) => return Ok(None),
-            (Some(query), Some(key), Some(value)) => {
-                (query.permuted(check.layout), key.permuted(check.layout), value.permuted(check.layout))
-            }
-            (query, key, value) => {
-                let said = |given: bool| if given { "given" } else { "missing" };
-                let (query, key, value) = (said(query.is_some()), said(key.is_some()), said(value.is_some()));
-                return Err(Error::JointIncomplete { query, key, value });
-            }
-        };
-    let [batch, _, heads, head_dim] = query;
-    let tokens = joint_query.shape()[1];
-    check.not_empty("joint_query", joint_query.shape())?;
-    check.is(
-        "joint_query",
-        joint_query.shape(),
-        [batch, tokens, heads, head_dim],
-        "the query's shape in all but seq",
-    )?;
-    let expected = [batch, tokens, key[2], head_dim];
-    check.is("joint_key", joint_key.shape(), expected, "joint_query's seq, the key's shape in all else")?;
-    check.is("joint_value", joint_value.shape(), expected, "joint_key's shape")?;
-    let kv = KeyValue { key: joint_key, value: joint_value };
-    Ok(Some(Joint { query: joint_query, kv, order: metadata.joint_strategy }))
+    let kv = KeyValue { key, value };
+    let mut request = AttentionRequest { query, kv, keys, sequence, joint: None, mask, scale, out, lse };
+    if let (Some(query), Some(key), Some(value), 1..) =
+        (metadata.joint_query, metadata.joint_key, metadata.joint_value, joint_tokens)
+    {
+        let kv = KeyValue { key: key.permuted(layout), value: value.permuted(layout) };
+        request.joint = Some(Joint { query: query.permuted(layout), kv, order: metadata.joint_strategy });
+    }
+    run(request)
 }
 
 /// Speaks of shapes in the caller's layout.
@@ -311,6 +287,28 @@ impl Check {
         let empty =
             batch == 0 || heads == 0 || head_dim == 0 || (seq == 0 && self.sharding.split == Split::Strict);
         if empty { Err(self.empty(tensor, shape)) } else { Ok(()) }
+    }
+
+    /// That the joint tensors of a call fit the others; how many joint tokens there are.
+    #[inline(never)]
+    fn joint<T: Element, D: Device>(
+        self,
+        metadata: &AttentionMetadata<'_, T, D>,
+        query: [usize; 4],
+        key: [usize; 4],
+    ) -> Result<usize> {
+        let shapes = [metadata.joint_query, metadata.joint_key, metadata.joint_value]
+            .map(|tensor| tensor.map(|tensor| self.layout.permute(tensor.shape())));
+        let [Some(joint_query), Some(joint_key), Some(joint_value)] = shapes else {
+            let [query, key, value] = shapes.map(|shape| if shape.is_some() { "given" } else { "missing" });
+            return Err(Error::JointIncomplete { query, key, value });
+        };
+        let tokens = joint_query[1];
+        self.is("joint_query", joint_query, replaced(query, tokens), "the query's shape in all but seq")?;
+        let expected = [query[0], tokens, key[2], query[3]];
+        self.is("joint_key", joint_key, expected, "joint_query's seq, the key's shape in all else")?;
+        self.is("joint_value", joint_value, expected, "joint_key's shape")?;
+        Ok(tokens)
     }
 
     #[cold]
@@ -395,6 +393,7 @@ impl Check {
         }
     }
 
+    #[inline]
     fn is(self, tensor: &'static str, found: [usize; 4], expected: [usize; 4], what: &str) -> Result<()> {
         if found == expected { Ok(()) } else { Err(self.mismatch(tensor, found, expected, what)) }
     }

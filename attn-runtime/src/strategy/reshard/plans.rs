@@ -15,7 +15,7 @@ use crate::tensor::Element;
 pub(in crate::strategy) enum JointKeys {
     /// Before the others: one kernel call sees both.
     First,
-    /// They stay apart, in [`ReshardContext::joint`].
+    /// They stay apart, in `ReshardContext::joint`.
     Apart,
 }
 

@@ -134,6 +134,9 @@ impl<C: Communicator> Reshard<C> {
         let mut kv = self.take_keys(scope, &plans, &request, first)?;
         if sharding.ulysses > 1 {
             self.scatter(scope, &signature, &plans, &request, query.as_mut(), kv.as_mut())?;
+        } else if sharding.outer > 1 && request.keys == KeyPlacement::Replicated {
+            // Nothing is to be moved, so nothing else would tell ranks that one of them calls differently.
+            self.group.exchange(scope, &signature, &mut [])?;
         }
 
         let AttentionRequest { keys, sequence: _, mask, scale, out, lse, .. } = request;

@@ -325,8 +325,11 @@ impl Check {
         metadata: &AttentionMetadata<'_, T, D>,
     ) -> Result<Sequence> {
         if self.ranks == 1 && metadata.sequence.is_none() {
-            let sequence = Sequence { query: query[1], key: key[1] };
-            return if query[1] > 0 && key[1] > 0 { Ok(sequence) } else { Err(self.empty("query", query)) };
+            return match (query[1], key[1]) {
+                (0, _) => Err(self.empty("query", query)),
+                (_, 0) => Err(self.empty("key", key)),
+                (query, key) => Ok(Sequence { query, key }),
+            };
         }
         self.sequence_of_ranks(query, key, metadata.sequence, metadata.keys)
     }

@@ -87,8 +87,13 @@ impl ParallelConfig {
             return fail(format!("`{name}` must be at least 1"));
         }
         let by_degree = self.by_degree(&all)?;
+        // Where one strategy alone is offered, degrees are its own: they choose nothing.
+        let named = self.strategy.as_deref().or(match offered {
+            [name] => Some(*name),
+            _ => None,
+        });
         // A name may leave one of two degrees to the other: then the strategy itself checks them.
-        let complete = match self.strategy.as_deref().and_then(Parts::of) {
+        let complete = match named.and_then(Parts::of) {
             Some(parts) => [
                 (parts.ulysses, self.ulysses_degree),
                 (parts.ring, self.ring_degree),
@@ -108,14 +113,14 @@ impl ParallelConfig {
                 if factors.len() == 1 { "makes" } else { "is" }
             ));
         }
-        let name = match (self.strategy.as_deref(), by_degree, offered) {
-            (Some(name), ..) => {
+        let name = match (named, by_degree) {
+            (Some(name), _) => {
                 self.check_name(name)?;
                 name
             }
-            (None, Some(name), _) | (None, None, &[name]) => name,
-            (None, None, _) if !given.is_empty() => "none",
-            (None, None, _) => {
+            (None, Some(name)) => name,
+            (None, None) if !given.is_empty() => "none",
+            (None, None) => {
                 return fail(format!(
                     "nothing says which strategy to use: set `strategy` to one of {all}, or the degrees"
                 ));
@@ -236,6 +241,7 @@ mod tests {
         assert_eq!(config(Some("ulysses"), Some(1), None).choose(&ALL, 1), Ok(1));
         assert_eq!(config(None, None, None).choose(&["ring"], 3), Ok(0));
         assert_eq!(config(None, None, Some(1)).choose(&["ring"], 1), Ok(0));
+        assert_eq!(config(None, None, Some(2)).choose(&["hybrid"], 8), Ok(0));
     }
 
     #[test]

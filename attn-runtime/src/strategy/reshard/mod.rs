@@ -134,6 +134,9 @@ impl<C: Communicator> Reshard<C> {
         let mut kv = self.take_keys(scope, &plans, &request, first)?;
         if sharding.ulysses > 1 {
             self.scatter(scope, &signature, &plans, &request, query.as_mut(), kv.as_mut())?;
+        } else if sharding.outer > 1 && request.keys == KeyPlacement::Replicated {
+            // Nothing is to be moved, so nothing else would tell ranks that one of them calls differently.
+            self.group.exchange(scope, &signature, &mut [])?;
         }
 
         let AttentionRequest { keys, sequence: _, mask, scale, out, lse, .. } = request;
@@ -239,7 +242,8 @@ impl<C: Communicator> Reshard<C> {
         self.sharding.ulysses > 1 && keys == KeyPlacement::Sharded
     }
 
-    /// Exchanges sequence for heads.
+    /// Exchanges sequence for heads. All ranks take part, also those that exchange with others: so a rank that calls
+    /// differently is known to everybody before anything moves.
     fn scatter<T: Element>(
         &self,
         scope: Scope<'_, C::Device>,
@@ -249,7 +253,7 @@ impl<C: Communicator> Reshard<C> {
         query: Option<&mut ViewMut<'_, T, C::Device>>,
         kv: Option<&mut [ViewMut<'_, T, C::Device>; 2]>,
     ) -> Result<()> {
-        let group = self.ulysses.as_ref().unwrap_or(&self.group);
+        let group = &self.group;
         let query =
             query.map(|to| Transfer::new(&plans.scatter_query, request.query, to.reborrow())).transpose()?;
         let (key, value) = match kv.filter(|_| self.exchanges(request.keys)) {

@@ -90,21 +90,21 @@ impl Plans {
             let (its_heads, its_kv_heads) = (layout.heads(peer), layout.kv_heads(peer));
             let (its_queries, its_keys) = (query.within_part(its), key.within_part(its));
             let scatter = &mut plans.scatter_query;
-            scatter.send(peer, [0, 0, its_heads.start, 0], [batch, seq_q, its_heads.len(), head_dim]);
+            scatter.send(its, [0, 0, its_heads.start, 0], [batch, seq_q, its_heads.len(), head_dim]);
             scatter.receive(
-                peer,
+                its,
                 [0, my_rows + its_queries.start, 0, 0],
                 [batch, its_queries.len(), heads.len(), head_dim],
             );
             if request.keys == KeyPlacement::Sharded {
                 let scatter = &mut plans.scatter_keys;
                 scatter.send(
-                    peer,
+                    its,
                     [0, 0, its_kv_heads.start, 0],
                     [batch, seq_k, its_kv_heads.len(), head_dim],
                 );
                 scatter.receive(
-                    peer,
+                    its,
                     [0, room + its_keys.start, 0, 0],
                     [batch, its_keys.len(), kv_heads.len(), head_dim],
                 );

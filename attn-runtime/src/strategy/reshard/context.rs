@@ -42,8 +42,6 @@ impl<T, D: Device> core::fmt::Debug for ReshardContext<'_, T, D> {
 pub(super) struct Back<'a, T, D: Device> {
     pub(super) home: Home<'a, T, D>,
     pub(super) plans: Arc<Plans>,
-    /// Whether there are joint rows, which go to everybody.
-    pub(super) joint: bool,
 }
 
 /// The context of a strategy that calls the kernel once, on all keys.

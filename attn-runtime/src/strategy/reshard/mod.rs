@@ -37,8 +37,6 @@ pub(super) struct Reshard<C> {
     name: &'static str,
     /// All ranks.
     group: C,
-    /// The ranks that exchange heads, if these are some of several groups.
-    ulysses: Option<C>,
     sharding: Sharding,
     joint_keys: JointKeys,
     use_sync: bool,
@@ -47,7 +45,8 @@ pub(super) struct Reshard<C> {
 }
 
 impl<C: Communicator> Reshard<C> {
-    /// Makes the group of the ranks that exchange heads. Collective.
+    /// An exchange among all ranks of a group. All take part in each, also where neighbours alone have something to say to
+    /// each other: so a rank that calls differently is known to everybody before anything moves.
     pub(super) fn open(
         name: &'static str,
         group: C,
@@ -58,11 +57,8 @@ impl<C: Communicator> Reshard<C> {
         if let Some(heads) = spec.heads {
             sharding.heads(heads, spec.kv_heads.unwrap_or(heads))?;
         }
-        let (_, outer) = sharding.place(group.rank());
-        let apart = sharding.ulysses > 1 && sharding.outer > 1;
-        let ulysses = apart.then(|| group.split(outer, group.rank())).transpose()?;
         let AttentionSpec { use_sync, fuse_qkv, .. } = *spec;
-        Ok(Self { name, group, ulysses, sharding, joint_keys, use_sync, fuse_qkv, plans: PlanCache::new() })
+        Ok(Self { name, group, sharding, joint_keys, use_sync, fuse_qkv, plans: PlanCache::new() })
     }
 
     /// Makes the group of the ranks that share the sequence, of which each Ulysses rank has one of its own. Collective.
@@ -81,7 +77,7 @@ impl<C: Communicator> Reshard<C> {
     }
 
     pub(super) fn traffic(&self) -> Traffic {
-        self.ulysses.iter().fold(self.group.traffic(), |sum, group| sum + group.traffic())
+        self.group.traffic()
     }
 
     /// [`pre`](Self::pre) for a kernel that is called once, on all keys. One rank without joint tokens moves nothing.
@@ -148,7 +144,7 @@ impl<C: Communicator> Reshard<C> {
             None => (request.query, None, (out, lse)),
             Some(query) => {
                 let (home, scratch) = Home::keep(scope, signature, (out, lse), query.shape())?;
-                let back = Back { home, plans: Arc::clone(&plans), joint: joint_tokens > 0 };
+                let back = Back { home, plans: Arc::clone(&plans) };
                 (query.into_view(), Some(back), scratch)
             }
         };
@@ -242,8 +238,7 @@ impl<C: Communicator> Reshard<C> {
         self.sharding.ulysses > 1 && keys == KeyPlacement::Sharded
     }
 
-    /// Exchanges sequence for heads. All ranks take part, also those that exchange with others: so a rank that calls
-    /// differently is known to everybody before anything moves.
+    /// Exchanges sequence for heads.
     fn scatter<T: Element>(
         &self,
         scope: Scope<'_, C::Device>,
@@ -253,7 +248,6 @@ impl<C: Communicator> Reshard<C> {
         query: Option<&mut ViewMut<'_, T, C::Device>>,
         kv: Option<&mut [ViewMut<'_, T, C::Device>; 2]>,
     ) -> Result<()> {
-        let group = &self.group;
         let query =
             query.map(|to| Transfer::new(&plans.scatter_query, request.query, to.reborrow())).transpose()?;
         let (key, value) = match kv.filter(|_| self.exchanges(request.keys)) {
@@ -265,11 +259,11 @@ impl<C: Communicator> Reshard<C> {
         };
         match (query, key, value) {
             (Some(query), Some(key), Some(value)) if self.fuse_qkv => {
-                group.exchange(scope, signature, &mut [query, key, value])?;
+                self.group.exchange(scope, signature, &mut [query, key, value])?;
             }
             (query, key, value) => {
                 for transfer in [query, key, value].into_iter().flatten() {
-                    group.exchange(scope, signature, &mut [transfer])?;
+                    self.group.exchange(scope, signature, &mut [transfer])?;
                 }
             }
         }
@@ -293,11 +287,9 @@ impl<C: Communicator> Reshard<C> {
         &self,
         scope: Scope<'a, C::Device>,
         call: AttentionCall<'a, T, C::Device>,
-        Back { home, plans, joint }: Back<'a, T, C::Device>,
+        Back { home, plans }: Back<'a, T, C::Device>,
     ) -> Result<()> {
-        // Joint rows go to everybody, the others to the ranks that exchange heads.
-        let group = self.ulysses.as_ref().filter(|_| !joint).unwrap_or(&self.group);
-        home.send(group, scope, &plans.home, call)?;
+        home.send(&self.group, scope, &plans.home, call)?;
         self.settle(scope)
     }
 

@@ -110,14 +110,13 @@ impl Plans {
                 );
             }
             // The other way round.
-            let to = if joint > 0 { its } else { peer };
             plans.home.send(
-                to,
+                its,
                 [my_rows + its_queries.start, 0],
                 [batch, its_queries.len(), heads.len(), head_dim],
             );
             plans.home.receive(
-                to,
+                its,
                 [tokens_outside, its_heads.start],
                 [batch, seq_q, its_heads.len(), head_dim],
             );

@@ -40,7 +40,7 @@
 //!
 //! | choice | members | where it is made |
 //! |---|---|---|
-//! | strategy | `"none"`, `"ulysses"`, `"ring"`, a [type of your own](ParallelAttentionStrategy), a list to choose from at start-up | the attribute |
+//! | strategy | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`, a [type of your own](ParallelAttentionStrategy), a list to choose from at start-up | the attribute |
 //! | kernel | `"sdpa"`, `"flash"`, a [type of your own](AttentionKernel) | the attribute |
 //! | communicator | threads ([`World::threads`]), a [type of your own](Communicator) | what the session is opened on |
 //! | device | [`Cpu`], `cuda::Cuda` | the communicator |

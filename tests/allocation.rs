@@ -8,23 +8,20 @@ use attn::Error;
 use attn::prelude::*;
 use half::bf16;
 use support::counting::{Counting, of_process};
-use support::{WithFlash, WithSdpa};
+use support::{Setup, WithFlash, WithSdpa, open};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 /// Allocations of all ranks in `calls` calls of each kind, once warm: (attend_into, attend).
-fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(
-    strategy: &str,
-    ranks: usize,
-    joint: usize,
-) -> (usize, usize) {
+fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(setup: Setup, joint: usize) -> (usize, usize) {
     const CALLS: usize = 5;
+    let ranks = setup.ranks();
     let line = std::sync::Barrier::new(ranks);
     let counts = World::threads(ranks)
         .threads_per_rank(2)
         .run(|comm| {
-            let mut session = Session::<A, _, bf16>::open_with(comm, &ParallelConfig::strategy(strategy))?;
+            let mut session = open::<A, _, bf16>(comm, setup)?;
             let x = Tensor::<bf16>::from_fn([1, 70, 4, 16], |_| bf16::ONE)?;
             let text = Tensor::<bf16>::from_fn([1, joint, 4, 16], |_| bf16::ONE)?;
             let metadata = match joint {
@@ -67,21 +64,22 @@ fn steady_calls_allocate_their_output_alone() {
     drop(std::hint::black_box(vec![1_u8; 100]));
     assert_eq!(of_process(), before + 1);
 
-    for (strategy, ranks) in
-        [("none", 1), ("ulysses", 1), ("ulysses", 2), ("ulysses", 4), ("ring", 1), ("ring", 3)]
-    {
+    for setup in [
+        Setup::NONE,
+        Setup::ulysses(1),
+        Setup::ulysses(2),
+        Setup::ulysses(4),
+        Setup::ring(1),
+        Setup::ring(3),
+        Setup::ring(2).layout(RingLayout::Zigzag),
+        Setup::hybrid(2, 2).layout(RingLayout::Striped),
+        Setup::allgather_kv(3),
+        Setup::ulysses_allgather(2, 2),
+    ] {
         for joint in [0, 5] {
-            let expected = (0, ranks);
-            assert_eq!(
-                count::<WithFlash>(strategy, ranks, joint),
-                expected,
-                "flash, {strategy} on {ranks}, joint {joint}"
-            );
-            assert_eq!(
-                count::<WithSdpa>(strategy, ranks, joint),
-                expected,
-                "sdpa, {strategy} on {ranks}, joint {joint}"
-            );
+            let expected = (0, setup.ranks());
+            assert_eq!(count::<WithFlash>(setup, joint), expected, "flash, {setup}, joint {joint}");
+            assert_eq!(count::<WithSdpa>(setup, joint), expected, "sdpa, {setup}, joint {joint}");
         }
     }
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use attn::prelude::*;
 use attn::{
-    AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Cpu, Error, KeyValue, Scope, ThreadComm,
+    AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, Cpu, Error, KeyPlacement,
+    KeyValue, Mask, Scope, Sharding, ThreadComm,
 };
 use support::WithFlash;
 
@@ -35,8 +36,11 @@ const SIGNATURE: attn::Signature = attn::Signature {
     dtype: attn::DType::F32,
     query: [0; 4],
     key: [0; 4],
+    keys: KeyPlacement::Sharded,
     joint: (0, JointStrategy::Front),
-    mask: Mask::None,
+    sharding: Sharding::ONE,
+    mask: Mask::NONE,
+    digest: 0,
     scale_bits: 0,
 };
 
@@ -118,7 +122,7 @@ fn ranks_with_different_shapes_all_learn_who_differs() {
         for outcome in outcomes {
             let error = outcome.unwrap_err().to_string();
             assert!(error.contains("rank 1 differs from its group"), "{error}");
-            assert!(error.contains("[1, 5, 4, 8]") && error.contains("[1, 6, 4, 8]"), "{error}");
+            assert!(error.contains("[1, 20, 4, 8]") && error.contains("[1, 24, 4, 8]"), "{error}");
             assert!(error.contains("ranks 0, 2, 3"), "{error}");
         }
     }
@@ -148,7 +152,7 @@ fn ranks_with_different_masks_or_scales_all_learn_it() {
     let outcomes = outcomes(World::threads(2), |comm| {
         let mut metadata = AttentionMetadata::default();
         if comm.rank() == 1 {
-            metadata.mask = Some(Mask::Causal);
+            metadata = metadata.with_causal();
         }
         let x = ones(4);
         open(comm, "ring")?.attend(&x, &x, &x, &metadata).map(drop)
@@ -207,7 +211,7 @@ impl<const TROUBLE: u8> CarriesState<Cpu, f32> for Troubled<TROUBLE> {
         _: Scope<'_, Cpu>,
         query: View<'_, f32>,
         kv: KeyValue<'_, f32, Cpu>,
-        _: Band,
+        _: &BlockMask<'_>,
         _: f32,
         _: &mut CarriedState<'_, Cpu>,
     ) -> attn::Result<()> {
@@ -299,7 +303,7 @@ fn a_collective_inside_a_collective_is_refused() {
         let kv = KeyValue { key: x.view(), value: x.view() };
         let scope = arena.open(&queue)?;
         let mut inner = Vec::new();
-        comm.rotate(scope, &SIGNATURE, kv, |_, _| {
+        comm.rotate(scope, &SIGNATURE, &[2, 2], kv, |_, _| {
             inner.push(comm.split(0, 0).err());
             Ok(())
         })?;

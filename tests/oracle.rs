@@ -2,9 +2,29 @@
 
 mod support;
 
-use attn::{Element, JointStrategy, ParallelAttention, ThreadComm};
+use attn::{Element, JointStrategy, ParallelAttention, RingLayout, ThreadComm};
 use half::{bf16, f16};
-use support::{Problem, WithFlash, WithSdpa, attend, lse_error, oracle, relative_error};
+use support::{Problem, Setup, WithFlash, WithSdpa, attend, lse_error, oracle, relative_error};
+
+/// Every strategy, with some of its degrees, layouts and splits.
+const SETUPS: [Setup; 16] = [
+    Setup::NONE,
+    Setup::ulysses(1),
+    Setup::ulysses(2),
+    Setup::ulysses(4),
+    Setup::ring(1),
+    Setup::ring(2),
+    Setup::ring(3),
+    Setup::ring(6).layout(RingLayout::Zigzag),
+    Setup::ring(4).layout(RingLayout::Striped),
+    Setup::hybrid(2, 2),
+    Setup::hybrid(2, 3).layout(RingLayout::Zigzag),
+    Setup::hybrid(4, 2).layout(RingLayout::Striped).uneven(),
+    Setup::allgather_kv(3),
+    Setup::allgather_kv(5).uneven(),
+    Setup::ulysses_allgather(2, 2),
+    Setup::ulysses_allgather(3, 2).uneven(),
+];
 
 /// What a run may be off by: an absolute bound on the relative error, and a factor over one rank's.
 fn bounds<T: Element>() -> (f64, f64, f64) {
@@ -24,42 +44,20 @@ where
     let inputs = problem.inputs::<T>(7);
     let exact = oracle(&inputs);
     let (bound, factor, slack) = bounds::<T>();
-    let all_rows: Vec<f64> = exact.out.iter().chain(&exact.joint).copied().collect();
+    let all_rows = exact.rows();
     let mut one_rank = f64::INFINITY;
-    for (strategy, ranks) in [
-        ("none", 1),
-        ("ulysses", 1),
-        ("ulysses", 2),
-        ("ulysses", 4),
-        ("ring", 1),
-        ("ring", 2),
-        ("ring", 3),
-        ("ring", 4),
-        ("ring", 6),
-    ] {
-        let splits_heads = strategy == "ulysses";
-        if splits_heads && attn_plan_refuses(&problem, ranks) {
-            continue;
-        }
-        let whole = attend::<A, T>(strategy, ranks, &inputs)
-            .unwrap_or_else(|error| panic!("{strategy} on {ranks} ranks, {problem:?}: {error}"));
-        let rows: Vec<T> = whole.out.iter().chain(&whole.joint).copied().collect();
-        let error = relative_error(&rows, &all_rows);
-        if strategy == "none" {
+    for setup in SETUPS.into_iter().filter(|setup| setup.takes(&problem)) {
+        let whole =
+            attend::<A, T>(setup, &inputs).unwrap_or_else(|error| panic!("{setup}, {problem:?}: {error}"));
+        let error = relative_error(&whole.rows(), &all_rows);
+        if setup == Setup::NONE {
             one_rank = error;
         }
-        let says =
-            format!("{strategy} on {ranks} ranks, {}, {problem:?}: relative error {error:e}", T::DTYPE);
+        let says = format!("{setup}, {}, {problem:?}: relative error {error:e}", T::DTYPE);
         assert!(error <= bound, "{says}, bound {bound:e}");
         assert!(error <= factor * one_rank + slack, "{says}, one rank {one_rank:e}");
-        assert!(lse_error(&whole.lse, &exact.lse) <= 1e-5, "{says}: LSE");
-        assert!(lse_error(&whole.joint_lse, &exact.joint_lse) <= 1e-5, "{says}: joint LSE");
+        assert!(lse_error(&whole.all_lse(), &exact.all_lse()) <= 1e-5, "{says}: LSE");
     }
-}
-
-fn attn_plan_refuses(problem: &Problem, ranks: usize) -> bool {
-    let Problem { heads, kv_heads, .. } = *problem;
-    !heads.is_multiple_of(ranks) || !(kv_heads.is_multiple_of(ranks) || ranks.is_multiple_of(kv_heads))
 }
 
 #[track_caller]
@@ -95,6 +93,33 @@ fn causal_attention_ends_at_the_last_key() {
 #[test]
 fn causal_queries_before_the_first_key_get_zeros() {
     check_types(Problem::new(1, 132, 4, 16).seq_k(60).causal());
+}
+
+#[test]
+fn windows_slide_with_the_queries() {
+    check_types(Problem::new(1, 156, 4, 16).window(20, 0));
+    check_types(Problem::new(1, 72, 4, 16).seq_k(132).window(9, 30));
+}
+
+#[test]
+fn padding_segments_and_dense_masks_are_within_bounds() {
+    check_types(Problem::new(3, 84, 4, 16).key_lengths());
+    check_types(Problem::new(2, 84, 4, 16).segments());
+    check_types(Problem::new(2, 60, 4, 16).seq_k(84).dense(false));
+    check_types(Problem::new(1, 72, 4, 16).kv_heads(2).dense(true).key_lengths().segments().causal());
+}
+
+#[test]
+fn masks_go_with_joint_tokens() {
+    check_types(Problem::new(2, 60, 4, 16).joint(5, JointStrategy::Front).key_lengths());
+    check_types(Problem::new(1, 60, 4, 16).joint(9, JointStrategy::Rear).dense(true).key_lengths());
+}
+
+#[test]
+fn replicated_keys_are_attended_once() {
+    check_types(Problem::new(2, 60, 4, 16).seq_k(77).replicated_keys());
+    check_types(Problem::new(1, 60, 4, 16).seq_k(31).replicated_keys().causal().key_lengths());
+    check_types(Problem::new(1, 60, 4, 16).seq_k(7).replicated_keys().joint(3, JointStrategy::Front));
 }
 
 #[test]

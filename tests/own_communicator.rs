@@ -10,22 +10,29 @@ use std::time::Duration;
 use attn::comm::StridedBox;
 use attn::device::cpu::CpuQueue;
 use attn::prelude::*;
-use attn::{Device, Error, KeyValue, ParallelConfig, Scope, Signature, Traffic, Transfer};
+use attn::{Device, Error, KeyValue, Scope, Signature, Traffic, Transfer};
 use half::bf16;
-use support::{Problem, WithFlash, WithSdpa, attend};
+use support::{Inputs, Problem, Setup, Whole, WithFlash, WithSdpa, assemble, call, open};
+
+/// What goes through a channel.
+enum Parcel {
+    Bytes(Vec<u8>),
+    /// The sender's end of a channel of a new group.
+    Line(Sender<Parcel>),
+}
 
 /// One rank's end: a channel to and from each rank.
 struct Mailbox {
     rank: usize,
-    to: Vec<Sender<Vec<u8>>>,
-    from: Vec<Receiver<Vec<u8>>>,
-    bytes: Cell<u64>,
+    to: Vec<Sender<Parcel>>,
+    from: Vec<Receiver<Parcel>>,
+    traffic: Cell<Traffic>,
 }
 
 /// The ends of a group.
 fn mailboxes(size: usize) -> Vec<Mailbox> {
     let mut ends: Vec<Mailbox> = (0..size)
-        .map(|rank| Mailbox { rank, to: Vec::new(), from: Vec::new(), bytes: Cell::new(0) })
+        .map(|rank| Mailbox { rank, to: Vec::new(), from: Vec::new(), traffic: Cell::default() })
         .collect();
     for sender in 0..size {
         for receiver in 0..size {
@@ -49,28 +56,48 @@ fn size_of_box(part: &StridedBox) -> usize {
 }
 
 impl Mailbox {
-    fn send(&self, peer: usize, bytes: Vec<u8>) -> attn::Result<()> {
-        self.to[peer].send(bytes).map_err(|_| self.gone(peer))
+    fn post(&self, peer: usize, parcel: Parcel) -> attn::Result<()> {
+        self.to[peer].send(parcel).map_err(|_| self.gone(peer))
+    }
+
+    fn fetch(&self, peer: usize) -> attn::Result<Parcel> {
+        self.from[peer].recv_timeout(Duration::from_secs(20)).map_err(|_| self.gone(peer))
     }
 
     fn receive(&self, peer: usize) -> attn::Result<Vec<u8>> {
-        let bytes = self.from[peer].recv_timeout(Duration::from_secs(20)).map_err(|_| self.gone(peer))?;
-        if peer != self.rank {
-            self.bytes.set(self.bytes.get() + bytes.len() as u64);
+        match self.fetch(peer)? {
+            Parcel::Bytes(bytes) => Ok(bytes),
+            Parcel::Line(_) => Err(self.gone(peer)),
         }
-        Ok(bytes)
+    }
+
+    /// Sends part of a tensor: what counts as traffic.
+    fn send(&self, peer: usize, bytes: Vec<u8>) -> attn::Result<()> {
+        if peer != self.rank {
+            let mut traffic = self.traffic.get();
+            traffic.sent += bytes.len() as u64;
+            self.traffic.set(traffic);
+        }
+        self.post(peer, Parcel::Bytes(bytes))
     }
 
     fn gone(&self, peer: usize) -> Error {
         Error::RankFailed { rank: peer, message: format!("rank {} finds its channel closed", self.rank) }
     }
 
-    /// Sends what ranks must agree on, and compares what comes.
+    /// Tells every rank something, and learns what each says.
+    fn tell(&self, words: &str) -> attn::Result<Vec<String>> {
+        let mut traffic = self.traffic.get();
+        traffic.collectives += 1;
+        self.traffic.set(traffic);
+        (0..self.size()).try_for_each(|peer| self.post(peer, Parcel::Bytes(words.into())))?;
+        (0..self.size()).map(|peer| Ok(String::from_utf8_lossy(&self.receive(peer)?).into_owned())).collect()
+    }
+
+    /// Compares what ranks must agree on.
     fn agree(&self, signature: &Signature) -> attn::Result<()> {
         let mine = signature.to_string();
-        (0..self.size()).try_for_each(|peer| self.send(peer, mine.clone().into_bytes()))?;
-        for peer in 0..self.size() {
-            let theirs = String::from_utf8_lossy(&self.receive(peer)?).into_owned();
+        for (peer, theirs) in self.tell(&mine)?.into_iter().enumerate() {
             if theirs != mine {
                 let others = format!("rank {}", self.rank);
                 return Err(Error::RanksDisagree { rank: peer, theirs, others, expected: mine });
@@ -95,8 +122,37 @@ impl Communicator for Mailbox {
         CpuQueue::new(1)
     }
 
-    fn split(&self, _: usize, _: usize) -> attn::Result<Self> {
-        Err(Error::Configuration(String::from("mailboxes do not split")))
+    fn split(&self, color: usize, key: usize) -> attn::Result<Self> {
+        let mut members: Vec<(usize, usize)> = Vec::new();
+        for (peer, said) in self.tell(&format!("split {color} {key}"))?.iter().enumerate() {
+            let numbers: Option<Vec<usize>> =
+                said.strip_prefix("split ").map(|said| said.split(' ').flat_map(str::parse).collect());
+            match numbers.as_deref() {
+                Some(&[its_color, its_key]) if its_color == color => members.push((its_key, peer)),
+                Some(_) => {}
+                None => return Err(self.gone(peer)),
+            }
+        }
+        members.sort_unstable();
+        let mut group = Self {
+            rank: members.iter().filter(|member| **member < (key, self.rank)).count(),
+            to: Vec::new(),
+            from: Vec::new(),
+            traffic: Cell::default(),
+        };
+        // Each member makes the channels that it will receive from, and hands out their other ends.
+        for &(_, peer) in &members {
+            let (to, from) = channel();
+            group.from.push(from);
+            self.post(peer, Parcel::Line(to))?;
+        }
+        for &(_, peer) in &members {
+            match self.fetch(peer)? {
+                Parcel::Line(to) => group.to.push(to),
+                Parcel::Bytes(_) => return Err(self.gone(peer)),
+            }
+        }
+        Ok(group)
     }
 
     fn exchange(
@@ -131,13 +187,15 @@ impl Communicator for Mailbox {
         &self,
         _: Scope<'_, Cpu>,
         signature: &Signature,
+        lengths: &[usize],
         block: KeyValue<'_, T, Cpu>,
         mut visit: impl FnMut(usize, KeyValue<'_, T, Cpu>) -> attn::Result<()>,
     ) -> attn::Result<()> {
         self.agree(signature)?;
-        let shape = block.key.shape();
+        let [batch, _, heads, head_dim] = block.key.shape();
+        let shape = |owner: usize| [batch, lengths[owner], heads, head_dim];
         let (next, previous) = ((self.rank + 1) % self.size(), (self.rank + self.size() - 1) % self.size());
-        let owned = |view: View<'_, T>| Tensor::from_fn(shape, |index| view.at(index));
+        let owned = |view: View<'_, T>| Tensor::from_fn(shape(self.rank), |index| view.at(index));
         let (mut key, mut value) = (owned(block.key)?, owned(block.value)?);
         for hop in 0..self.size() {
             let last = hop + 1 == self.size();
@@ -146,65 +204,91 @@ impl Communicator for Mailbox {
                 self.send(next, bytemuck::cast_slice(key.as_slice()).to_vec())?;
                 self.send(next, bytemuck::cast_slice(value.as_slice()).to_vec())?;
             }
-            let owner = (self.rank + self.size() - hop) % self.size();
-            visit(owner, KeyValue { key: key.view(), value: value.view() })?;
+            let owner = |hop: usize| (self.rank + self.size() - hop) % self.size();
+            visit(owner(hop), KeyValue { key: key.view(), value: value.view() })?;
             if !last {
-                key = Tensor::from_slice(&bytemuck::pod_collect_to_vec(&self.receive(previous)?), shape)?;
-                value = Tensor::from_slice(&bytemuck::pod_collect_to_vec(&self.receive(previous)?), shape)?;
+                let coming = shape(owner(hop + 1));
+                key = Tensor::from_slice(&bytemuck::pod_collect_to_vec(&self.receive(previous)?), coming)?;
+                value = Tensor::from_slice(&bytemuck::pod_collect_to_vec(&self.receive(previous)?), coming)?;
             }
         }
         Ok(())
     }
 
     fn traffic(&self) -> Traffic {
-        let mut traffic = Traffic::default();
-        traffic.bytes = self.bytes.get();
-        traffic
+        self.traffic.get()
     }
 }
 
-/// Every rank's output, by mailboxes.
-fn by_mail<A: ParallelAttention<Mailbox, bf16>>(strategy: &str, ranks: usize, problem: Problem) -> Vec<bf16> {
-    let inputs = &problem.inputs::<bf16>(21);
-    let shards: Vec<Tensor<bf16>> = std::thread::scope(|scope| {
-        let threads: Vec<_> = mailboxes(ranks)
+/// The whole result, and what each rank moved, on ranks that have a communicator each.
+fn on<A, C>(comms: Vec<C>, setup: Setup, inputs: &Inputs<bf16>) -> (Whole<bf16>, Vec<Traffic>)
+where
+    A: ParallelAttention<C, bf16>,
+    C: Communicator<Device = Cpu> + Send,
+{
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = comms
             .into_iter()
             .map(|comm| {
                 scope.spawn(move || {
-                    let rank = comm.rank;
-                    let mut session =
-                        Session::<A, _, bf16>::open_with(comm, &ParallelConfig::strategy(strategy))?;
-                    let shard = |tensor: &Tensor<bf16>| {
-                        let length = tensor.shape()[1] / ranks;
-                        support::relaid(
-                            tensor.view().narrow(1, rank * length, length)?,
-                            attn::TensorLayout::Bshd,
-                        )
-                    };
-                    let (query, key, value) =
-                        (shard(&inputs.query)?, shard(&inputs.key)?, shard(&inputs.value)?);
-                    let metadata = AttentionMetadata::default().with_mask(problem.mask);
-                    session.attend(&query, &key, &value, &metadata)
+                    let mut session = open::<A, C, bf16>(comm, setup)?;
+                    let opened = session.traffic();
+                    Ok::<_, Error>((call(&mut session, inputs)?, session.traffic() - opened))
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().unwrap().unwrap()).collect()
+        ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
     });
-    let row = problem.seq_q / ranks * problem.heads * problem.head_dim;
-    (0..problem.batch)
-        .flat_map(|b| shards.iter().flat_map(move |shard| shard.as_slice()[b * row..(b + 1) * row].to_vec()))
-        .collect()
+    let (shards, traffic): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    (assemble(&inputs.problem, setup.sharding, &shards), traffic)
 }
+
+#[track_caller]
+fn check<A>(setup: Setup, inputs: &Inputs<bf16>)
+where
+    A: ParallelAttention<Mailbox, bf16> + ParallelAttention<attn::ThreadComm, bf16>,
+{
+    let threads = World::threads(setup.ranks()).threads_per_rank(1).communicators().unwrap();
+    let (by_threads, their_traffic) = on::<A, _>(threads, setup, inputs);
+    let (by_mail, traffic) = on::<A, _>(mailboxes(setup.ranks()), setup, inputs);
+    assert_eq!(by_mail.bits(), by_threads.bits(), "{setup}, {:?}", inputs.problem);
+    assert_eq!(traffic, their_traffic, "{setup}, {:?}", inputs.problem);
+}
+
+const SETUPS: [Setup; 10] = [
+    Setup::NONE,
+    Setup::ulysses(4),
+    Setup::ring(1),
+    Setup::ring(3),
+    Setup::ring(4).layout(RingLayout::Zigzag),
+    Setup::hybrid(2, 2),
+    Setup::hybrid(2, 3).layout(RingLayout::Striped),
+    Setup::allgather_kv(3),
+    Setup::ulysses_allgather(2, 2),
+    Setup::ulysses_allgather(1, 2),
+];
 
 #[test]
 fn strategies_run_unchanged_on_a_communicator_of_your_own() {
-    for problem in [Problem::new(2, 24, 8, 16).kv_heads(2), Problem::new(1, 48, 4, 8).causal()] {
+    for problem in [
+        Problem::new(2, 24, 8, 16).kv_heads(2),
+        Problem::new(1, 48, 4, 8).causal(),
+        Problem::new(1, 24, 4, 8).joint(3, JointStrategy::Rear),
+    ] {
         let inputs = problem.inputs::<bf16>(21);
-        for (strategy, ranks) in [("ulysses", 1), ("ulysses", 4), ("ring", 1), ("ring", 3), ("ring", 4)] {
-            let threads = attend::<WithFlash, _>(strategy, ranks, &inputs).unwrap();
-            assert_eq!(by_mail::<WithFlash>(strategy, ranks, problem), threads.out, "{strategy} on {ranks}");
+        for setup in SETUPS {
+            check::<WithFlash>(setup, &inputs);
         }
-        let threads = attend::<WithSdpa, _>("ring", 2, &inputs).unwrap();
-        assert_eq!(by_mail::<WithSdpa>("ring", 2, problem), threads.out);
+        check::<WithSdpa>(Setup::ring(2), &inputs);
+    }
+}
+
+#[test]
+fn uneven_shares_go_by_mail_too() {
+    for problem in [Problem::new(2, 5, 3, 8), Problem::new(1, 23, 6, 8).kv_heads(3).causal().seq_k(3)] {
+        let inputs = problem.inputs::<bf16>(22);
+        for setup in SETUPS.into_iter().filter(|setup| *setup != Setup::NONE) {
+            check::<WithFlash>(setup.uneven(), &inputs);
+        }
     }
 }

@@ -4,8 +4,8 @@ mod support;
 
 use attn::prelude::*;
 use attn::{
-    AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, Cpu, Error, JointStrategy, KeyValue,
-    Scope, ThreadComm,
+    AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, Cpu, Error, JointStrategy,
+    KeyValue, Scope, ThreadComm,
 };
 use support::relaid;
 
@@ -183,7 +183,7 @@ fn a_kv_head_reaches_just_the_ranks_that_need_it() {
 impl AttentionKernel<Cpu, f32> for SumValues {
     fn forward(&self, scope: Scope<'_, Cpu>, call: &mut AttentionCall<'_, f32, Cpu>) -> attn::Result<()> {
         let mut state = CarriesState::<Cpu, f32>::begin(self, scope, call.query.shape())?;
-        self.step(scope, call.query, call.kv, call.band, call.scale, &mut state)?;
+        self.step(scope, call.query, call.kv, &call.mask, call.scale, &mut state)?;
         self.finish(scope, state, call.out.reborrow(), None)
     }
 }
@@ -198,7 +198,7 @@ impl CarriesState<Cpu, f32> for SumValues {
         _: Scope<'_, Cpu>,
         query: View<'_, f32>,
         kv: KeyValue<'_, f32, Cpu>,
-        band: Band,
+        mask: &BlockMask<'_>,
         _: f32,
         state: &mut CarriedState<'_, Cpu>,
     ) -> attn::Result<()> {
@@ -207,7 +207,7 @@ impl CarriesState<Cpu, f32> for SumValues {
         for b in 0..batch {
             for i in 0..rows {
                 for h in 0..heads {
-                    for j in band.keys_of(i, &(0..seq)) {
+                    for j in mask.band.keys_of(i, &(0..seq)) {
                         for d in 0..head_dim {
                             let sum =
                                 state.output.at([b, i, h, d]) + kv.value.at([b, j, h * kv_heads / heads, d]);
@@ -258,7 +258,7 @@ fn the_ring_visits_every_block_once() {
                         0 => AttentionMetadata::default(),
                         _ => AttentionMetadata::joint(&text, &text, &text, JointStrategy::Rear),
                     };
-                    metadata.mask = Some(if causal { Mask::Causal } else { Mask::None });
+                    metadata.span = causal.then_some(Span::Causal);
                     let mut session = Session::<Summed, _, f32>::open(comm)?;
                     let out = session.attend(&x, &x, &x, &metadata)?;
                     for row in 0..local + joint {

@@ -183,27 +183,36 @@ fn spec(place: &Place, spec: &Spec) -> TokenStream {
     let scale = scale.map(|scale| Literal::f32_suffixed(scale.get())).map(|scale| quote!(.scale(#scale)));
     let use_sync = use_sync.map(|flag| quote!(.use_sync(#flag)));
     let fuse_qkv = fuse_qkv.map(|flag| quote!(.fuse_qkv(#flag)));
-    let mask = mask.as_ref().map(|mask| fixed_mask(place, mask));
-    quote!(#private::AttentionSpec::new() #(#counts)* #layout #split #scale #use_sync #fuse_qkv #mask)
+    let spec = quote!(#private::AttentionSpec::new() #(#counts)* #layout #split #scale #use_sync #fuse_qkv);
+    match mask {
+        Some(mask) => with_mask(place, &spec, mask),
+        None => spec,
+    }
 }
 
-/// A mask that is fixed, and the check that the kernel takes it.
-fn fixed_mask(place: &Place, fixed: &FixedMask) -> TokenStream {
-    let FixedMask { mask: attn_plan::Mask { span: by_position, key_lengths, segments, dense }, span } = fixed;
+/// A specification that also fixes a mask, and checks that the kernel takes it.
+fn with_mask(place: &Place, spec: &TokenStream, mask: &FixedMask) -> TokenStream {
+    let FixedMask { mask: attn_plan::Mask { span: by_position, key_lengths, segments, dense }, span } = mask;
     let private = private(place, *span);
     let by_position = match by_position {
         attn_plan::Span::Full => quote!(Full),
         attn_plan::Span::Causal => quote!(Causal),
         attn_plan::Span::Window { left, right } => quote!(Window { left: #left, right: #right }),
     };
-    quote_spanned! {*span=>
-        .mask(#private::Mask {
+    let spec = quote! {
+        #spec.mask(#private::Mask {
             span: #private::Span::#by_position,
             key_lengths: #key_lengths,
             segments: #segments,
             dense: #dense,
         })
-        .checked(<Self::Pipeline as #private::AttentionPipeline<__C, __T>>::MASKS)
+    };
+    // A call by its path, so that all of it stands on the mask.
+    quote_spanned! {*span=>
+        #private::AttentionSpec::checked(
+            #spec,
+            <Self::Pipeline as #private::AttentionPipeline<__C, __T>>::MASKS,
+        )
     }
 }
 

@@ -227,8 +227,11 @@ fn one_mistake_is_one_error() {
         (quote!("ring"), "expected `key = value`"),
         (quote!(strategy = ["ring" "none"]), "expected `,`"),
         // Degrees that disagree are not also ones that the heads do not divide among.
-        (quote!(strategy = "hybrid", heads = 8, ulysses = 3, ring = 2, degree = 4), "strategy `hybrid` has"),
-        (quote!(strategy = "ulysses", heads = 8, ulysses = 3, degree = 4), "strategy `ulysses` has"),
+        (
+            quote!(strategy = "hybrid", heads = 8, ulysses = 3, ring = 2, degree = 4),
+            "under strategy `hybrid`",
+        ),
+        (quote!(strategy = "ulysses", heads = 8, ulysses = 3, degree = 4), "under strategy `ulysses`"),
         (quote!(strategy = "hybrid", heads = 8, ulysses = 0, ring = 3, degree = 4), "`ulysses` expects"),
         (quote!(strategy = "hybrid", heads = 8, ulises = 3, ring = 3, degree = 4), "unknown key `ulises`"),
         (quote!(strategy = "hybrid", heads = 8, ulysses = 3, split = "unevn"), "unknown split `unevn`"),

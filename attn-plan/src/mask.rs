@@ -210,7 +210,7 @@ impl fmt::Display for MaskError {
                 f.write_str("mask `none` stands alone: leave it out, or the others")
             }
             Self::Conflict(one, other) => {
-                write!(f, "masks `{one}` and `{other}` cannot be joined: causal is the window (all, 0)")
+                write!(f, "masks `{one}` and `{other}` cannot be joined: `window(512, 0)` is causal already")
             }
             Self::Arguments(term) => write!(f, "`{term}`: only `window` has numbers"),
             Self::Window(term) => write!(

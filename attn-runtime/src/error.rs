@@ -322,6 +322,12 @@ pub enum Error {
     Thread(String),
 }
 
+impl From<attn_plan::SeqSplitError> for Error {
+    fn from(error: attn_plan::SeqSplitError) -> Self {
+        Self::SeqSplit { tensor: "sequence", error }
+    }
+}
+
 impl From<attn_plan::HeadError> for Error {
     fn from(error: attn_plan::HeadError) -> Self {
         match error {

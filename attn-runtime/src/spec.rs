@@ -117,6 +117,7 @@ impl AttentionSpec {
     /// # Panics
     /// While compiling, if it does not.
     #[must_use]
+    #[track_caller]
     pub const fn checked(self, takes: MaskKinds) -> Self {
         if let Some(mask) = self.mask {
             assert!(

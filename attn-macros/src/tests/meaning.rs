@@ -9,39 +9,44 @@ fn degree_is_the_product_of_the_degrees_that_a_strategy_has() {
     each_is_one_error([
         (
             quote!(strategy = "ulysses", ulysses = 4, degree = 8),
-            "strategy `ulysses` has `ulysses` ranks, and 4 is not 8: write `degree = 4`, or leave `degree` out",
+            "under strategy `ulysses`, `degree` is `ulysses`, and that is 4, not 8: write `degree = 4`, or leave \
+             it out",
         ),
-        (quote!(strategy = "ring", ring = 4, degree = 2), "strategy `ring` has `ring` ranks, and 4 is not 2"),
+        (
+            quote!(strategy = "ring", ring = 4, degree = 2),
+            "under strategy `ring`, `degree` is `ring`, and that is 4, not 2",
+        ),
         (
             quote!(strategy = "allgather_kv", allgather = 3, degree = 2),
-            "strategy `allgather_kv` has `allgather` ranks, and 3 is not 2",
+            "under strategy `allgather_kv`, `degree` is `allgather`, and that is 3, not 2",
         ),
         (
             quote!(strategy = "hybrid", ulysses = 2, ring = 3, degree = 8),
-            "strategy `hybrid` has `ulysses` times `ring` ranks, and 2 times 3 is 6, not 8: write `degree = 6`, or \
-             leave `degree` out",
+            "under strategy `hybrid`, `degree` is `ulysses` times `ring`, and 2 times 3 is 6, not 8: write \
+             `degree = 6`, or leave it out",
         ),
         (
             quote!(strategy = "ulysses_allgather", ulysses = 65535, allgather = 65535, degree = 65535),
-            "strategy `ulysses_allgather` has `ulysses` times `allgather` ranks, and 65535 times 65535 is 4294836225",
+            "under strategy `ulysses_allgather`, `degree` is `ulysses` times `allgather`, and 65535 times \
+             65535 is 4294836225",
         ),
         (
             quote!(strategy = "hybrid", ulysses = 4, degree = 6),
-            "strategy `hybrid` has `ulysses` times `ring` ranks, and 6 is no multiple of 4: `ulysses` may be 1, 2, 3 \
-             and 6",
+            "under strategy `hybrid`, `degree` is `ulysses` times `ring`, and 6 is no multiple of 4: `ulysses` may \
+             be 1, 2, 3 or 6",
         ),
         (
             quote!(strategy = "ulysses_allgather", allgather = 4, degree = 6),
-            "strategy `ulysses_allgather` has `ulysses` times `allgather` ranks, and 6 is no multiple of 4: \
-             `allgather` may be 1, 2, 3 and 6",
+            "under strategy `ulysses_allgather`, `degree` is `ulysses` times `allgather`, and 6 is no multiple of 4: \
+             `allgather` may be 1, 2, 3 or 6",
         ),
         (
             quote!(strategy = ["none", "hybrid"], ulysses = 2, ring = 3, degree = 8),
-            "strategy `hybrid` has `ulysses` times `ring` ranks, and 2 times 3 is 6, not 8",
+            "under strategy `hybrid`, `degree` is `ulysses` times `ring`, and 2 times 3 is 6, not 8",
         ),
         (
             quote!(strategy = ["ulysses", "ring"], ulysses = 4, ring = 2, degree = 4),
-            "strategy `ring` has `ring` ranks, and 2 is not 4",
+            "under strategy `ring`, `degree` is `ring`, and that is 2, not 4",
         ),
     ]);
     each_is_taken([
@@ -63,8 +68,8 @@ fn heads_divide_among_the_ranks_that_share_them() {
     each_is_one_error([
         (
             quote!(strategy = "ulysses", heads = 6, ulysses = 4),
-            "strategy `ulysses` splits the heads, and 6 query heads do not divide among 4 ranks: degrees that do are 1, \
-             2, 3 and 6; or use `split = \"uneven\"`",
+            "strategy `ulysses` splits the heads, and 6 query heads do not divide among 4 ranks: degrees that do are \
+             1, 2, 3 and 6; or use `split = \"uneven\"`",
         ),
         (
             quote!(strategy = "ulysses", heads = 6, degree = 4, split = "strict"),

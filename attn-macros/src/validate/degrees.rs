@@ -84,7 +84,8 @@ impl<'a> Settings<'a, '_> {
             if let Some(why) = disagreement(strategy, &given, number(whole)) {
                 let parts = strategy.degrees.iter().map(|key| format!("`{}`", key.row().name));
                 let (name, parts) = (strategy.name, parts.collect::<Vec<_>>().join(" times "));
-                self.errors.at(&arg.value, format_args!("strategy `{name}` has {parts} ranks, and {why}"));
+                self.errors
+                    .at(&arg.value, format_args!("under strategy `{name}`, `degree` is {parts}, and {why}"));
                 return false;
             }
         }
@@ -126,16 +127,18 @@ impl<'a> Settings<'a, '_> {
 
 /// Why a strategy whose parts are `given` cannot have `whole` ranks, if it cannot.
 fn disagreement(strategy: &Strategy, given: &[(Key, usize)], whole: usize) -> Option<String> {
-    let instead = |product| format!("write `degree = {product}`, or leave `degree` out");
+    let instead = |product| format!("write `degree = {product}`, or leave it out");
     match (strategy.degrees, given) {
-        ([_], &[(_, part)]) if part != whole => Some(format!("{part} is not {whole}: {}", instead(part))),
+        ([_], &[(_, part)]) if part != whole => {
+            Some(format!("that is {part}, not {whole}: {}", instead(part)))
+        }
         ([_, _], &[(_, one), (_, other)]) if one * other != whole => {
             let product = one * other;
             Some(format!("{one} times {other} is {product}, not {whole}: {}", instead(product)))
         }
         ([_, _], &[(key, part)]) if !whole.is_multiple_of(part) => {
             let (name, divisors) = (key.row().name, attn_plan::divisors(whole));
-            let divisors = diag::join(divisors.iter().map(usize::to_string), "and");
+            let divisors = diag::join(divisors.iter().map(usize::to_string), "or");
             Some(format!("{whole} is no multiple of {part}: `{name}` may be {divisors}"))
         }
         _ => None,

@@ -113,6 +113,7 @@ impl<D: Device, T: Element, K: AttentionKernel<D, T>> AttentionKernel<D, T> for 
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<D: Device, T: Element, K: CarriesState<D, T>> CarriesState<D, T> for &K {
     #[inline]
     fn step(

@@ -57,6 +57,7 @@ impl<D: Device, T: Element, K: AttentionKernel<D, T>> AttentionKernel<D, T> for 
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl<D: Device, T: Element, K: CarriesState<D, T>> CarriesState<D, T> for Grouped<'_, K> {
     fn begin<'a>(&self, scope: Scope<'a, D>, query: [usize; 4]) -> Result<CarriedState<'a, D>> {
         self.kernel.begin(scope, query)

@@ -4,12 +4,20 @@ use attn::prelude::*;
 use attn::{AttentionPipeline, TensorLayout, ThreadComm};
 
 macro_rules! case {
-    ($name:ident, $strategy:literal, $scatter:literal, $gather:literal, $layout:ident) => {{
+    ($strategy:literal, $scatter:literal, $gather:literal, $layout:ident) => {{
         #[parallel_attention(strategy = $strategy, scatter = $scatter, gather = $gather)]
-        struct $name;
+        struct Attention;
 
-        assert_eq!(offered::<$name>(), (&[$strategy][..], TensorLayout::$layout));
+        assert_eq!(offered::<Attention>(), (&[$strategy][..], TensorLayout::$layout));
     }};
+}
+
+macro_rules! every_layout {
+    ($($strategy:literal)*) => {$(
+        case!($strategy, 2, 1, Bshd);
+        case!($strategy, 1, 2, Bhsd);
+        case!($strategy, 2, 0, Sbhd);
+    )*};
 }
 
 fn offered<A: ParallelAttention<ThreadComm, f32>>() -> (&'static [&'static str], TensorLayout) {
@@ -17,13 +25,5 @@ fn offered<A: ParallelAttention<ThreadComm, f32>>() -> (&'static [&'static str],
 }
 
 fn main() {
-    case!(NoneBshd, "none", 2, 1, Bshd);
-    case!(NoneBhsd, "none", 1, 2, Bhsd);
-    case!(NoneSbhd, "none", 2, 0, Sbhd);
-    case!(UlyssesBshd, "ulysses", 2, 1, Bshd);
-    case!(UlyssesBhsd, "ulysses", 1, 2, Bhsd);
-    case!(UlyssesSbhd, "ulysses", 2, 0, Sbhd);
-    case!(RingBshd, "ring", 2, 1, Bshd);
-    case!(RingBhsd, "ring", 1, 2, Bhsd);
-    case!(RingSbhd, "ring", 2, 0, Sbhd);
+    every_layout!("none" "ulysses" "ring" "hybrid" "allgather_kv" "ulysses_allgather");
 }

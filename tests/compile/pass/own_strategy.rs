@@ -63,7 +63,20 @@ where
     }
 }
 
-#[parallel_attention(strategy = my::Strategy, scatter = 1, gather = 2, heads = 8, degree = 3, use_sync = true)]
+#[parallel_attention(
+    strategy = my::Strategy,
+    scatter = 1,
+    gather = 2,
+    heads = 8,
+    degree = 3,
+    ulysses = 5,
+    ring = 7,
+    allgather = 11,
+    layout = "zigzag",
+    split = "strict",
+    use_sync = true,
+    fuse_qkv = false
+)]
 struct Attention;
 
 fn offered<A: ParallelAttention<ThreadComm, f32>>() -> (&'static [&'static str], TensorLayout) {

@@ -1,0 +1,6 @@
+use attn::parallel_attention;
+
+#[parallel_attention(strategy = "hybrid", degree = 6, ulysses = 4)]
+struct Attention;
+
+fn main() {}

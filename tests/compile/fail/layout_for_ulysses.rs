@@ -1,0 +1,6 @@
+use attn::parallel_attention;
+
+#[parallel_attention(strategy = "ulysses", layout = "zigzag")]
+struct Attention;
+
+fn main() {}

@@ -1,0 +1,6 @@
+use attn::parallel_attention;
+
+#[parallel_attention(strategy = "ring", mask = "window")]
+struct Attention;
+
+fn main() {}

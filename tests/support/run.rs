@@ -1,0 +1,252 @@
+//! Runs a problem on ranks: shards, attends, assembles.
+
+use std::fmt;
+
+use attn::prelude::*;
+use attn::{AttentionPipeline, Error, KeyPlacement, Positions, Sharding, TensorLayout, ThreadComm};
+
+use super::{Inputs, Problem, Whole};
+
+/// A strategy and its degrees, layout and split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Setup {
+    pub strategy: &'static str,
+    /// What the session must say of itself.
+    pub sharding: Sharding,
+}
+
+impl Setup {
+    /// One rank.
+    pub const NONE: Self = Self { strategy: "none", sharding: Sharding::ONE };
+
+    const fn of(strategy: &'static str, ulysses: usize, outer: usize) -> Self {
+        Self { strategy, sharding: Sharding { ulysses, outer, ..Sharding::ONE } }
+    }
+
+    pub const fn ulysses(ranks: usize) -> Self {
+        Self::of("ulysses", ranks, 1)
+    }
+
+    pub const fn ring(ranks: usize) -> Self {
+        Self::of("ring", 1, ranks)
+    }
+
+    pub const fn hybrid(ulysses: usize, ring: usize) -> Self {
+        Self::of("hybrid", ulysses, ring)
+    }
+
+    pub const fn allgather_kv(ranks: usize) -> Self {
+        Self::of("allgather_kv", 1, ranks)
+    }
+
+    pub const fn ulysses_allgather(ulysses: usize, allgather: usize) -> Self {
+        Self::of("ulysses_allgather", ulysses, allgather)
+    }
+
+    pub const fn layout(mut self, layout: RingLayout) -> Self {
+        self.sharding.layout = layout;
+        self
+    }
+
+    pub const fn uneven(mut self) -> Self {
+        self.sharding.split = Split::Uneven;
+        self
+    }
+
+    pub const fn ranks(&self) -> usize {
+        self.sharding.ranks()
+    }
+
+    /// Whether the strategy stands in a ring.
+    pub fn has_ring(&self) -> bool {
+        matches!(self.strategy, "ring" | "hybrid")
+    }
+
+    /// Whether the shapes of a problem divide as the split asks.
+    pub fn takes(&self, problem: &Problem) -> bool {
+        let Problem { seq_q, seq_k, heads, kv_heads, keys, .. } = *problem;
+        let sequence = |seq: usize| self.sharding.sequence(seq).is_ok();
+        sequence(seq_q)
+            && (keys == KeyPlacement::Replicated || sequence(seq_k))
+            && self.sharding.heads(heads, kv_heads).is_ok()
+    }
+
+    /// What a program would ask for at start-up.
+    pub fn config(&self) -> ParallelConfig {
+        let Sharding { ulysses, outer, layout, split } = self.sharding;
+        let (ulysses, ring, allgather) = match self.strategy {
+            "hybrid" => (Some(ulysses), Some(outer), None),
+            "ulysses_allgather" => (Some(ulysses), None, Some(outer)),
+            _ => (None, None, None),
+        };
+        ParallelConfig {
+            ulysses_degree: ulysses,
+            ring_degree: ring,
+            allgather_degree: allgather,
+            layout: (layout != RingLayout::Contiguous).then_some(layout),
+            split: (split != Split::Strict).then_some(split),
+            ..ParallelConfig::strategy(self.strategy)
+        }
+    }
+}
+
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Sharding { ulysses, outer, layout, split } = self.sharding;
+        write!(f, "{} {ulysses} x {outer} {} {}", self.strategy, layout.name(), split.name())
+    }
+}
+
+/// Shards the inputs over threads, attends, and puts the parts together. Joint rows must be bit-equal on all ranks.
+pub fn attend<A, T>(setup: Setup, inputs: &Inputs<T>) -> attn::Result<Whole<T>>
+where
+    A: ParallelAttention<ThreadComm, T>,
+    T: Element,
+{
+    attend_on::<A, T>(World::threads(setup.ranks()).threads_per_rank(1), setup, inputs)
+}
+
+/// [`attend`] in a world of the caller's.
+pub fn attend_on<A, T>(world: World, setup: Setup, inputs: &Inputs<T>) -> attn::Result<Whole<T>>
+where
+    A: ParallelAttention<ThreadComm, T>,
+    T: Element,
+{
+    let shards = world.run(|comm| Ok::<_, Error>(call(&mut open::<A, _, T>(comm, setup)?, inputs)?))?;
+    Ok(assemble(&inputs.problem, setup.sharding, &shards))
+}
+
+/// Opens a rank's session.
+pub fn open<A, C, T>(comm: C, setup: Setup) -> attn::Result<Session<A, C, T>>
+where
+    A: ParallelAttention<C, T>,
+    C: Communicator,
+    T: Element,
+{
+    let session = Session::<A, C, T>::open_with(comm, &setup.config())?;
+    assert_eq!((session.strategy(), session.sharding()), (setup.strategy, setup.sharding));
+    Ok(session)
+}
+
+/// One rank's part: its share of the output, in `[batch, joint + share, heads, head_dim]` order, and of the LSE. What
+/// stood there before is garbage.
+pub fn call<A, C, T>(
+    session: &mut Session<A, C, T>,
+    inputs: &Inputs<T>,
+) -> attn::Result<(Tensor<T>, Vec<f32>)>
+where
+    A: ParallelAttention<C, T>,
+    C: Communicator<Device = Cpu>,
+    T: Element,
+{
+    let Problem { batch, seq_q, seq_k, heads, head_dim, joint, keys, .. } = inputs.problem;
+    let layout = A::Pipeline::LAYOUT;
+    let (sharding, rank) = (session.sharding(), session.communicator().rank());
+    let shard = |tensor: &Tensor<T>, keys: KeyPlacement| {
+        let seq = tensor.shape()[1];
+        let positions = match keys {
+            KeyPlacement::Sharded => positions(sharding, seq, rank)?,
+            KeyPlacement::Replicated => attn::Run::of(0..seq).into(),
+        };
+        share(tensor, &positions, layout)
+    };
+    let query = shard(&inputs.query, KeyPlacement::Sharded)?;
+    let (key, value) = (shard(&inputs.key, keys)?, shard(&inputs.value, keys)?);
+    let joint_tensors = match &inputs.joint {
+        Some([q, k, v]) => {
+            Some([relaid(q.view(), layout)?, relaid(k.view(), layout)?, relaid(v.view(), layout)?])
+        }
+        None => None,
+    };
+    let mut metadata = inputs.metadata(joint_tensors.as_ref());
+    if sharding.split == Split::Uneven {
+        metadata = metadata.with_sequence(seq_q, seq_k);
+    }
+    let rows = joint + layout.permute(query.shape())[1];
+    let mut out =
+        Tensor::<T>::from_fn(layout.permute([batch, rows, heads, head_dim]), |_| T::from_f32(77.0))?;
+    let mut lse = vec![77.0; batch * heads * rows];
+    let outputs = Outputs::new(&mut out).with_lse(LseMut::new(&mut lse, [batch, heads, rows])?);
+    session.attend_into(&query, &key, &value, &metadata, outputs)?;
+    Ok((relaid(out.view().permuted(layout), TensorLayout::Bshd)?, lse))
+}
+
+/// Which positions are a rank's.
+fn positions(sharding: Sharding, seq: usize, rank: usize) -> attn::Result<Positions> {
+    let layout = sharding.sequence(seq).map_err(|error| Error::SeqSplit { tensor: "query", error })?;
+    Ok(layout.positions(rank))
+}
+
+/// Some positions of `[batch, seq, heads, head_dim]`, in another layout.
+pub fn share<T: Element>(
+    tensor: &Tensor<T>,
+    positions: &Positions,
+    layout: TensorLayout,
+) -> attn::Result<Tensor<T>> {
+    let positions: Vec<usize> = positions.iter().collect();
+    let [batch, _, heads, head_dim] = tensor.shape();
+    let view = tensor.view();
+    Tensor::from_fn(layout.permute([batch, positions.len(), heads, head_dim]), |index| {
+        let [b, s, h, d] = layout.permute(index);
+        view.at([b, positions[s], h, d])
+    })
+}
+
+/// A dense copy of `[batch, seq, heads, head_dim]` in another layout.
+pub fn relaid<T: Element>(view: View<'_, T>, layout: TensorLayout) -> attn::Result<Tensor<T>> {
+    let view = view.permuted(layout);
+    Tensor::from_fn(view.shape(), |index| view.at(index))
+}
+
+/// Puts the ranks' outputs into natural order. Joint rows must be bit-equal on all of them.
+pub fn assemble<T: Element>(
+    problem: &Problem,
+    sharding: Sharding,
+    shards: &[(Tensor<T>, Vec<f32>)],
+) -> Whole<T> {
+    let Problem { batch, seq_q, heads, head_dim, joint, order, .. } = *problem;
+    let zeros = |rows: usize| vec![T::from_f32(0.0); batch * rows * heads * head_dim];
+    let mut whole = Whole {
+        out: zeros(seq_q),
+        joint: zeros(joint),
+        lse: vec![0.0; batch * heads * seq_q],
+        joint_lse: vec![0.0; batch * heads * joint],
+    };
+    let layout = sharding.sequence(seq_q).unwrap();
+    for (rank, (out, lse)) in shards.iter().enumerate() {
+        let positions: Vec<usize> = layout.positions(rank).iter().collect();
+        let rows = joint + positions.len();
+        assert_eq!(out.shape(), [batch, rows, heads, head_dim]);
+        let (joint_start, start) = order.starts(joint, positions.len());
+        for (b, h) in (0..batch).flat_map(|b| (0..heads).map(move |h| (b, h))) {
+            let from = |row: usize| ((b * rows + row) * heads + h) * head_dim;
+            let row = |row: usize| &out.as_slice()[from(row)..][..head_dim];
+            let row_lse = |row: usize| lse[(b * heads + h) * rows + row];
+            for (index, &position) in positions.iter().enumerate() {
+                let to = ((b * seq_q + position) * heads + h) * head_dim;
+                whole.out[to..][..head_dim].copy_from_slice(row(start + index));
+                whole.lse[(b * heads + h) * seq_q + position] = row_lse(start + index);
+            }
+            for index in 0..joint {
+                let to = ((b * joint + index) * heads + h) * head_dim;
+                let (place, place_lse) = (
+                    &mut whole.joint[to..][..head_dim],
+                    &mut whole.joint_lse[(b * heads + h) * joint + index],
+                );
+                let (found, found_lse) = (row(joint_start + index), row_lse(joint_start + index));
+                if rank == 0 {
+                    place.copy_from_slice(found);
+                    *place_lse = found_lse;
+                }
+                let bits = |row: &[T]| row.iter().map(|x| x.to_f32().to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(place), bits(found), "joint row {index} of rank {rank} is not rank 0's");
+                assert_eq!(
+                    place_lse.to_bits(),
+                    found_lse.to_bits(),
+                    "the LSE of joint row {index} of rank {rank} is not rank 0's"
+                );
+            }
+        }
+    }
+    whole
+}

@@ -79,6 +79,24 @@ impl<D: Device> BlockMask<'_, D> {
     }
 }
 
+impl BlockMask<'_, Cpu> {
+    /// Whether a query of a head attends a key.
+    ///
+    /// # Panics
+    /// If the dense mask or the segments have no such row of the batch, head, query or key.
+    #[inline]
+    pub fn attends(&self, batch: usize, head: usize, query: usize, key: usize) -> bool {
+        let dense = |dense: View<'_, u8>| {
+            let head = if dense.shape()[1] == 1 { 0 } else { head };
+            dense.at([batch, head, query, key]) != 0
+        };
+        !self.band.keys_of(query, &(key..key + 1)).is_empty()
+            && self.key_lengths.is_none_or(|lengths| key < lengths.of(batch))
+            && self.segments.is_none_or(|segments| segments.allow(batch, query, key))
+            && self.dense.is_none_or(dense)
+    }
+}
+
 /// The lengths of the rows of the batch, as the keys of a block see them.
 #[derive(Clone, Copy, Debug)]
 pub struct KeyLengths<'a> {
@@ -207,6 +225,7 @@ mod tests {
                         let allowed = mask.band.keys_of(i, &keys).contains(&j)
                             && (!has_lengths || 2 * j < lengths[batch])
                             && (!has_segments || ids[batch * 12 + 2 * i] == ids[batch * 12 + 2 * j + 1]);
+                        prop_assert_eq!(mask.attends(batch, 0, i, j), allowed);
                         attended += usize::from(allowed);
                         all += 1;
                     }

@@ -5,35 +5,36 @@
 //! T. Dao, "FlashAttention-2", 2023, arXiv:2307.08691, algorithm 1.
 //!
 //! A task is a tile of queries of one head. It walks over blocks of keys: products into a `TILE x BLOCK` panel,
-//! softmax by row, output updated by the panel times the values. Blocks that the band leaves out are not touched;
-//! in those it covers in part, each row reads the values of its own keys alone.
+//! softmax by row, output updated by the panel times the values. Blocks that no query of the tile attends are not
+//! touched; in those that are attended in part, each row reads the values of its own keys alone.
 
 use core::ops::Range;
 
+use attn_plan::MaskKinds;
+
 use crate::device::{Cpu, Scope};
 use crate::error::Result;
+use crate::kernel::cpu::attended::{BLOCK, look, runs};
 use crate::kernel::cpu::exp::exp;
 use crate::kernel::cpu::rows::{cut, load};
 use crate::kernel::cpu::simd::{self, Vectorised, multiply_add};
 use crate::kernel::cpu::state::{Finish, Running, SharedState, begin, finish};
-use crate::kernel::{
-    AttentionCall, AttentionKernel, Band, BlockMask, CarriedState, CarriesState, Cover, Flash,
-};
+use crate::kernel::{AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, Cover, Flash};
 use crate::tensor::{Element, KeyValue, View, ViewMut};
 
 /// Queries of a tile.
 const TILE: usize = 64;
-/// Keys of a block.
-const BLOCK: usize = 64;
 /// Floats that the inner loops keep side by side.
 const LANES: usize = 16;
 /// Queries that the inner loops keep side by side.
 const ROWS: usize = 4;
 
 impl<T: Element> AttentionKernel<Cpu, T> for Flash {
+    const MASKS: MaskKinds = MaskKinds::ALL;
+
     fn forward(&self, scope: Scope<'_, Cpu>, call: &mut AttentionCall<'_, T, Cpu>) -> Result<()> {
         let rows = Finish::new(call.out.reborrow(), call.lse.as_mut().map(ViewMut::reborrow));
-        each_tile(scope, call.query, call.kv, call.mask.band, call.scale, |tile| {
+        each_tile(scope, call.query, call.kv, &call.mask, call.scale, |tile| {
             tile.output.fill(0.0);
             simd::run(Walk(tile));
             tile.for_each(|row, running, output| {
@@ -59,7 +60,7 @@ impl<T: Element> CarriesState<Cpu, T> for Flash {
         state: &mut CarriedState<'_, Cpu>,
     ) -> Result<()> {
         let state = SharedState::new(state);
-        each_tile(scope, query, kv, mask.band, scale, |tile| {
+        each_tile(scope, query, kv, mask, scale, |tile| {
             tile.for_each(|row, running, output| {
                 // SAFETY: `each_tile` gives each row to one worker.
                 *running = unsafe { state.load(row, output) };
@@ -90,7 +91,7 @@ struct Tile<'m, T> {
     /// The head that its queries attend with.
     kv_head: usize,
     kv: KeyValue<'m, T, Cpu>,
-    band: Band,
+    mask: &'m BlockMask<'m, Cpu>,
     /// The queries' positions.
     positions: Range<usize>,
     head_dim: usize,
@@ -108,6 +109,8 @@ struct Tile<'m, T> {
     values: &'m mut [f32],
     /// `[TILE, BLOCK]`: products, then their exponentials.
     panel: &'m mut [f32],
+    /// Which keys of the block each query attends, while they attend some of it and not all.
+    attended: [u64; TILE],
 }
 
 /// Calls `body` for each tile, its queries loaded.
@@ -115,12 +118,15 @@ fn each_tile<T: Element>(
     scope: Scope<'_, Cpu>,
     query: View<'_, T, Cpu>,
     kv: KeyValue<'_, T, Cpu>,
-    band: Band,
+    mask: &BlockMask<'_, Cpu>,
     scale: f32,
     body: impl Fn(&mut Tile<'_, T>) + Sync,
 ) -> Result<()> {
     let [batch, seq_q, heads, head_dim] = query.shape();
-    let group = heads / kv.key.shape()[2];
+    if query.shape().contains(&0) {
+        return Ok(());
+    }
+    let group = heads / kv.key.shape()[2].max(1);
     let width = head_dim.next_multiple_of(LANES);
     let floats = (2 * TILE + BLOCK) * width + head_dim * BLOCK + TILE * BLOCK;
     let tiles = seq_q.div_ceil(TILE);
@@ -132,7 +138,7 @@ fn each_tile<T: Element>(
             head: batch_head % heads,
             kv_head: batch_head % heads / group,
             kv,
-            band,
+            mask,
             positions: index * TILE..seq_q.min((index + 1) * TILE),
             head_dim,
             width,
@@ -142,23 +148,26 @@ fn each_tile<T: Element>(
             keys: cut(&mut memory, head_dim * BLOCK),
             values: cut(&mut memory, BLOCK * width),
             panel: cut(&mut memory, TILE * BLOCK),
+            attended: [0; TILE],
         };
         tile.load_query(&query, scale);
         body(&mut tile);
     })
 }
 
-/// Takes all keys that the band allows into a tile's state.
+/// Takes all keys that the mask allows into a tile's state.
 struct Walk<'t, 'm, T>(&'t mut Tile<'m, T>);
 
 impl<T: Element> Vectorised for Walk<'_, '_, T> {
     #[inline(always)]
     fn run<const FUSED: bool>(self) {
         let Self(tile) = self;
-        let seq_k = tile.kv.key.shape()[1];
-        for start in (0..seq_k).step_by(BLOCK) {
-            let block = start..seq_k.min(start + BLOCK);
-            let cover = tile.band.cover(&tile.positions, &block);
+        // What lies behind is padding, and not to be read.
+        let keys = tile.mask.keys(tile.batch, tile.kv.key.shape()[1]);
+        for start in (0..keys).step_by(BLOCK) {
+            let block = start..keys.min(start + BLOCK);
+            let row = [tile.batch, tile.head];
+            let cover = look(tile.mask, row, &tile.positions, &block, &mut tile.attended);
             if cover == Cover::Skip {
                 continue;
             }
@@ -166,7 +175,7 @@ impl<T: Element> Vectorised for Walk<'_, '_, T> {
             tile.products::<FUSED>(block.len());
             match cover {
                 Cover::Full => tile.attend_all::<FUSED>(block.len()),
-                Cover::Partial | Cover::Skip => tile.attend_some(&block),
+                Cover::Partial | Cover::Skip => tile.attend_some(),
             }
         }
     }
@@ -259,20 +268,26 @@ impl<T: Element> Tile<'_, T> {
         }
     }
 
-    /// Takes a block that some queries attend in part into the state. A row touches no value but those of its own
-    /// keys, so that what is not attended, NaN included, does not reach it.
+    /// Takes a block that is attended in part into the state. A row touches no value but those of its own keys, so that
+    /// what is not attended, NaN included, does not reach it.
     #[inline(always)]
-    fn attend_some(&mut self, block: &Range<usize>) {
+    fn attend_some(&mut self) {
         let width = self.width;
-        for (row, position) in self.positions.clone().enumerate() {
-            let attended = self.band.keys_of(position, block);
-            let attended = attended.start - block.start..attended.end - block.start;
-            if attended.is_empty() {
+        for row in 0..self.positions.len() {
+            let attended = self.attended[row];
+            if attended == 0 {
                 continue;
             }
-            self.softmax_row(row, attended.clone());
+            let (start, end) =
+                (attended.trailing_zeros() as usize, BLOCK - attended.leading_zeros() as usize);
+            if attended.count_ones() as usize != end - start {
+                for (key, product) in self.panel[row * BLOCK..][..end].iter_mut().enumerate().skip(start) {
+                    *product = if attended >> key & 1 == 1 { *product } else { f32::NEG_INFINITY };
+                }
+            }
+            self.softmax_row(row, start..end);
             let output = &mut self.output[row * width..][..width];
-            for key in attended {
+            for key in runs(attended).flatten() {
                 let weight = self.panel[row * BLOCK + key];
                 let value = &self.values[key * width..][..width];
                 for (output, value) in output.iter_mut().zip(value) {

@@ -1,6 +1,8 @@
 //! Kernels for the host processor: portable, in fp32 whatever the element type.
 
 #[cfg(feature = "flash")]
+mod attended;
+#[cfg(feature = "flash")]
 mod exp;
 #[cfg(feature = "flash")]
 mod flash;
@@ -12,3 +14,6 @@ mod sdpa;
 mod simd;
 #[cfg(any(feature = "flash", feature = "sdpa"))]
 mod state;
+
+#[cfg(all(test, feature = "flash", feature = "sdpa"))]
+mod tests;

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::device::Cpu;
-use crate::tensor::{Element, View, ViewMut};
+use crate::tensor::{Element, Scalar, View, ViewMut};
 
 /// The index of a row: batch, position, head.
 pub(super) type Row = [usize; 3];
@@ -12,21 +12,35 @@ pub(super) type Row = [usize; 3];
 /// Reads the row into `values`, which has the row's length.
 #[inline(always)]
 pub(super) fn load<T: Element>(tensor: &View<'_, T, Cpu>, row: Row, values: &mut [f32]) {
+    #[cfg(test)]
+    tests::LOADED.set(tests::LOADED.get() + 1);
+    read(tensor, row, 0, values, T::to_f32);
+}
+
+/// Reads elements of the row from the `first` on into `values`.
+#[inline(always)]
+pub(super) fn read<T: Scalar, V>(
+    tensor: &View<'_, T, Cpu>,
+    row: Row,
+    first: usize,
+    values: &mut [V],
+    convert: impl Fn(T) -> V,
+) {
     if values.is_empty() {
         return;
     }
-    let base = start(row, values.len(), tensor.shape(), tensor.strides());
     let step = tensor.strides()[3];
+    let base = start(row, first + values.len(), tensor.shape(), tensor.strides()) + first * step;
     // SAFETY: `start` checked that the row lies inside the shape, so by the view's invariant its elements can be read.
     unsafe {
         let row = tensor.base().add(base);
         if step == 1 {
             for (i, value) in values.iter_mut().enumerate() {
-                *value = row.add(i).read().to_f32();
+                *value = convert(row.add(i).read());
             }
         } else {
             for (i, value) in values.iter_mut().enumerate() {
-                *value = row.add(i * step).read().to_f32();
+                *value = convert(row.add(i * step).read());
             }
         }
     }
@@ -94,4 +108,14 @@ pub(super) fn cut<'a>(memory: &mut &'a mut [f32], length: usize) -> &'a mut [f32
     let (head, tail) = core::mem::take(memory).split_at_mut(length);
     *memory = tail;
     head
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        /// How many rows this thread has loaded.
+        pub(in crate::kernel::cpu) static LOADED: Cell<usize> = const { Cell::new(0) };
+    }
 }

@@ -19,22 +19,23 @@ impl Run {
 
     /// Consecutive positions.
     pub const fn of(range: Range<usize>) -> Self {
-        Self { start: range.start, step: 1, len: range.end - range.start }
+        Self { start: range.start, step: 1, len: range.end.saturating_sub(range.start) }
     }
 
     /// The positions of a stretch of its indices.
     #[must_use]
     pub const fn slice(self, indices: Range<usize>) -> Self {
         Self {
-            start: self.start + indices.start * self.step,
+            start: self.start.saturating_add(indices.start.saturating_mul(self.step)),
             step: self.step,
-            len: indices.end - indices.start,
+            len: indices.end.saturating_sub(indices.start),
         }
     }
 
     /// How many of them, from the first on, lie before a position.
     pub const fn before(self, position: usize) -> usize {
-        let count = position.saturating_sub(self.start).div_ceil(self.step);
+        let step = if self.step == 0 { 1 } else { self.step };
+        let count = position.saturating_sub(self.start).div_ceil(step);
         if count < self.len { count } else { self.len }
     }
 }
@@ -59,7 +60,7 @@ impl Positions {
 
     /// How many there are.
     pub const fn len(&self) -> usize {
-        self.runs[0].len + self.runs[1].len
+        self.runs[0].len.saturating_add(self.runs[1].len)
     }
 
     /// Whether there are none.
@@ -75,7 +76,10 @@ impl Positions {
 
     /// The positions themselves.
     pub fn iter(&self) -> impl Iterator<Item = usize> + Clone + use<> {
-        self.runs.into_iter().flat_map(|Run { start, step, len }| (0..len).map(move |i| start + i * step))
+        let at = |start: usize, step: usize, i: usize| start.saturating_add(i.saturating_mul(step));
+        self.runs
+            .into_iter()
+            .flat_map(move |Run { start, step, len }| (0..len).map(move |i| at(start, step, i)))
     }
 
     /// A stretch of them, by index.

@@ -57,23 +57,32 @@ impl Sharding {
 
     /// How many ranks there are.
     pub const fn ranks(&self) -> usize {
-        self.ulysses * self.outer
+        self.ulysses.saturating_mul(self.outer)
     }
 
     /// The number of a rank in its Ulysses group and in its outer group.
+    ///
+    /// # Panics
+    /// If there are no ranks that share heads.
     pub const fn place(&self, rank: usize) -> (usize, usize) {
         (rank % self.ulysses, rank / self.ulysses)
     }
 
     /// The rank at a place.
     pub const fn rank(&self, ulysses: usize, outer: usize) -> usize {
-        outer * self.ulysses + ulysses
+        outer.saturating_mul(self.ulysses).saturating_add(ulysses)
+    }
+
+    /// Whether there are ranks, and no more than can be counted twice over (a zigzag ring has two stretches for each).
+    fn has_ranks(&self) -> bool {
+        let Self { ulysses, outer, .. } = *self;
+        ulysses > 0 && outer > 0 && ulysses.checked_mul(outer).is_some_and(|ranks| ranks <= usize::MAX / 2)
     }
 
     /// Who holds which of `seq` positions.
     ///
     /// # Errors
-    /// If the split is strict and they do not divide.
+    /// If the split is strict and they do not divide, or there are no ranks.
     pub fn sequence(self, seq: usize) -> Result<SequenceLayout, SeqSplitError> {
         SequenceLayout::new(self, seq)
     }
@@ -114,6 +123,9 @@ impl SequenceLayout {
     /// # Errors
     /// As there.
     pub fn new(sharding: Sharding, seq: usize) -> Result<Self, SeqSplitError> {
+        if !sharding.has_ranks() {
+            return Err(SeqSplitError { seq, sharding });
+        }
         let (ranks, outer) = (sharding.ranks(), sharding.outer);
         let chunks = if sharding.layout == RingLayout::Zigzag { 2 * outer } else { 1 };
         let divides = seq.is_multiple_of(ranks) && seq.is_multiple_of(chunks);
@@ -208,6 +220,15 @@ impl fmt::Display for SeqSplitError {
         const MOST: usize = 1024;
         let Self { seq, sharding } = self;
         let ranks = sharding.ranks();
+        if !sharding.has_ranks() {
+            let Sharding { ulysses, outer, .. } = sharding;
+            return write!(
+                f,
+                "{seq} positions cannot be shared by {ulysses} x {outer} ranks: both degrees must be at least 1, and \
+                 their product no more than {}",
+                usize::MAX / 2
+            );
+        }
         let uneven = "or use `split = \"uneven\"`";
         if !seq.is_multiple_of(ranks) {
             let numbers: Vec<usize> = (1..=MOST).filter(|ranks| seq.is_multiple_of(*ranks)).collect();

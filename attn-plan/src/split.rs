@@ -36,8 +36,9 @@ impl Split {
 /// ```
 ///
 /// # Panics
-/// If `parts` is zero.
+/// If there is no such part.
 pub const fn portion(length: usize, parts: usize, part: usize) -> Range<usize> {
+    assert!(part < parts, "there are fewer parts");
     let (each, longer) = (length / parts, length % parts);
     let start = part * each + if part < longer { part } else { longer };
     start..start + each + (part < longer) as usize

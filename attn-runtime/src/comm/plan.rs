@@ -129,9 +129,13 @@ impl<'a, D: Device> Transfer<'a, D> {
     /// Bytes that rank `me`, whose transfer this is, sends to others.
     pub fn bytes_sent_by(&self, me: usize) -> u64 {
         let sections = self.plan.sends.iter().filter(|section| section.peer != me);
-        let elements =
-            sections.map(|section| section.region.extent.iter().map(|&axis| axis as u64).product::<u64>());
-        elements.sum::<u64>() * self.source.item as u64
+        sections.fold(0, |bytes: u64, section| {
+            let extent = section.region.extent;
+            let item = self.source.item as u64;
+            let more = extent.iter().fold(item, |product, &axis| product.saturating_mul(axis as u64));
+            // Nothing, times more than can be counted, is nothing.
+            bytes.saturating_add(if extent.contains(&0) { 0 } else { more })
+        })
     }
 
     /// That every box goes to or comes from a rank of the group.

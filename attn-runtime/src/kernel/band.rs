@@ -46,13 +46,13 @@ impl Band {
 
     /// Queries attend the keys up to their own position; the last query is at the last key's.
     pub const fn causal(seq_q: usize, seq_k: usize) -> Self {
-        Self { lo: -Self::FAR, hi: (seq_k as i64).saturating_sub(seq_q as i64) }
+        Self { lo: -Self::FAR, hi: Self::index(seq_k).saturating_sub(Self::index(seq_q)) }
     }
 
     /// The same band seen from a block whose first query is query `query` and whose first key is key `key`.
     #[must_use]
     pub const fn from_block(self, query: usize, key: usize) -> Self {
-        let shift = (query as i64).saturating_sub(key as i64);
+        let shift = Self::index(query).saturating_sub(Self::index(key));
         Self { lo: Self::bounded(self.lo, shift), hi: Self::bounded(self.hi, shift) }
     }
 
@@ -67,6 +67,11 @@ impl Band {
                 Self { lo: Self::bounded(-left, last.hi), hi: Self::bounded(right, last.hi) }
             }
         }
+    }
+
+    /// An index as an offset from the first one.
+    const fn index(index: usize) -> i64 {
+        if index > i64::MAX as usize { i64::MAX } else { index as i64 }
     }
 
     /// A number of positions as an offset; what is farther than any is infinite.
@@ -97,8 +102,8 @@ impl Band {
         if queries.start >= queries.end || keys.start >= keys.end {
             return Cover::Skip;
         }
-        let least = keys.start as i64 - (queries.end as i64 - 1);
-        let most = keys.end as i64 - 1 - queries.start as i64;
+        let least = Self::index(keys.start).saturating_sub(Self::index(queries.end - 1));
+        let most = Self::index(keys.end - 1).saturating_sub(Self::index(queries.start));
         if most < self.lo || least > self.hi || self.lo > self.hi {
             Cover::Skip
         } else if self.lo <= least && most <= self.hi {
@@ -113,11 +118,10 @@ impl Band {
         if keys.is_empty() {
             return keys.start..keys.start;
         }
-        let query = query as i64;
-        let start = query.saturating_add(self.lo).clamp(keys.start as i64, keys.end as i64) as usize;
-        let end =
-            query.saturating_add(self.hi).saturating_add(1).clamp(start as i64, keys.end as i64) as usize;
-        start..end
+        let (query, first, last) = (Self::index(query), Self::index(keys.start), Self::index(keys.end));
+        let start = query.saturating_add(self.lo).clamp(first, last);
+        let end = query.saturating_add(self.hi).saturating_add(1).clamp(start, last);
+        start as usize..end as usize
     }
 }
 

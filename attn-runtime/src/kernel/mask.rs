@@ -64,6 +64,9 @@ impl<D: Device> BlockMask<'_, D> {
 
     /// How band, key lengths and segments cover a block of queries and keys in one row of the batch. A dense mask is not
     /// looked at, but keeps the answer from being [`Cover::Full`].
+    ///
+    /// # Panics
+    /// If there are segments, and none of one of the positions.
     pub fn cover(&self, batch: usize, queries: &Range<usize>, keys: &Range<usize>) -> Cover {
         let valid = self.keys(batch, keys.end).max(keys.start);
         let inside = self.band.cover(queries, &(keys.start..valid));
@@ -123,7 +126,7 @@ impl<'a> KeyLengths<'a> {
     #[inline]
     pub fn of(&self, batch: usize) -> usize {
         let length = self.lengths.get(batch).copied().unwrap_or(0);
-        self.always + self.run.before(length)
+        self.always.saturating_add(self.run.before(length))
     }
 }
 
@@ -138,12 +141,18 @@ pub struct BlockSegments<'a> {
 
 impl BlockSegments<'_> {
     /// Whether a query and a key are of one segment.
+    ///
+    /// # Panics
+    /// If one of them has none.
     #[inline]
     pub fn allow(&self, batch: usize, query: usize, key: usize) -> bool {
         self.query.at(batch, query) == self.key.at(batch, key)
     }
 
     /// How the segments cover a block in one row of the batch: exact where they stand in order, and never wrong.
+    ///
+    /// # Panics
+    /// If one of the positions has none.
     pub fn cover(&self, batch: usize, queries: &Range<usize>, keys: &Range<usize>) -> Cover {
         let (Some((q_least, q_most)), Some((k_least, k_most))) =
             (self.query.bounds(batch, queries), self.key.bounds(batch, keys))

@@ -12,10 +12,11 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use attn::comm::threads::Queues;
 use attn::cuda::cudarc::driver::{CudaContext, DevicePtr, DevicePtrMut, sys};
 use attn::cuda::raw::{self, RawAttention, RawTensor};
-use attn::cuda::{self, Cuda, CudaQueue, FlashForm};
+use attn::cuda::{self, Cuda, CudaQueue, FlashForm, FlashSm90};
+use attn::device::Arena;
 use attn::kernel::Band;
 use attn::prelude::*;
-use attn::{DType, Error, ThreadComm};
+use attn::{AttentionCall, AttentionKernel, BlockMask, DType, Error, KeyLengths, KeyValue, ThreadComm};
 use half::bf16;
 use kernels::rig::Rig;
 use support::Random;
@@ -133,6 +134,55 @@ fn a_graph_replays_the_calls_of_one_rank() {
             }
             Ok(())
         });
+    }
+}
+
+fn self_attention<'a>(
+    x: &'a Tensor<bf16, Cuda>,
+    mask: BlockMask<'a, Cuda>,
+    out: &'a mut Tensor<bf16, Cuda>,
+) -> AttentionCall<'a, bf16, Cuda> {
+    let kv = KeyValue { key: x.view(), value: x.view() };
+    AttentionCall { query: x.view(), kv, mask, scale: 0.125, out: out.view_mut(), lse: None }
+}
+
+/// A mask's key lengths lie on the host, which a graph does not look at again; those in memory of the GPU it does.
+#[test]
+fn key_lengths_are_captured_in_memory_of_the_gpu_alone() {
+    let _alone = alone_with_the_gpu();
+    let Some(queue) = Gpu::queue(0) else { return };
+    let shape = [2, 100, 2, 64];
+    let x = cuda::to_device(&queue, &random(1, shape)).unwrap();
+    let mut out = Tensor::<bf16, Cuda>::zeros(&queue, shape).unwrap();
+    let mut arena = Arena::<Cuda>::default();
+    let mut masked = |lengths: [usize; 2], out: &mut Tensor<bf16, Cuda>| {
+        let mask = BlockMask { key_lengths: Some(KeyLengths::new(&lengths)), ..BlockMask::FULL };
+        FlashSm90::AUTO.forward(arena.open(&queue)?, &mut self_attention(&x, mask, out))
+    };
+    for _ in 0..2 {
+        masked([3, 100], &mut out).unwrap();
+    }
+    let said = queue.capture(|| masked([3, 100], &mut out)).unwrap_err().to_string();
+    assert!(said.contains("copying key lengths from the host cannot be captured"), "{said}");
+    assert!(said.contains("`FlashSm90::forward_with`"), "{said}");
+
+    let mut lengths = Tensor::<i32, Cuda>::zeros(&queue, [2, 1, 1, 1]).unwrap();
+    let (graph, ()) = queue
+        .capture(|| {
+            let mut call = self_attention(&x, BlockMask::FULL, &mut out);
+            FlashSm90::AUTO.forward_with(&queue, &mut call, Some(lengths.view()))
+        })
+        .unwrap();
+    for counts in [[3, 100], [57, 0]] {
+        masked(counts, &mut out).unwrap();
+        let direct = cuda::to_host(&queue, &out).unwrap();
+        let nothing = Tensor::<bf16>::from_fn(shape, |_| bf16::NAN).unwrap();
+        cuda::upload(&queue, &nothing, &mut out).unwrap();
+        let host = Tensor::<i32>::from_fn([2, 1, 1, 1], |[row, ..]| counts[row] as i32).unwrap();
+        cuda::upload(&queue, &host, &mut lengths).unwrap();
+        // SAFETY: the tensors live, and nobody else uses them.
+        unsafe { graph.launch() }.unwrap();
+        assert_eq!(cuda::to_host(&queue, &out).unwrap(), direct, "{counts:?}");
     }
 }
 

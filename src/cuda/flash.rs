@@ -1,17 +1,21 @@
 //! `flash` on a GPU: checks, and one launch for a call.
 
 use attn_runtime::{
-    AttentionCall, AttentionKernel, Band, BlockMask, CarriedState, CarriesState, Error, Flash, KeyValue,
-    Result, Scope, TensorLayout, View, ViewMut,
+    AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, Error, Flash, KeyValue, Mask,
+    MaskKinds, Result, Scope, Span, TensorLayout, View, ViewMut,
 };
 
 use super::abi;
 use super::element::{Half, number};
 use super::launches::{Launches, here, launch};
 use super::layout;
+use super::lengths::upload_lengths;
 
 /// The kernel's name, in messages.
 const NAME: &str = "flash";
+
+/// The masks that the kernel takes.
+const MASKS: MaskKinds = MaskKinds { span: true, key_lengths: true, segments: false, dense: false };
 
 /// How the kernel's warpgroups share the work. The results of both forms are within rounding of each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -29,10 +33,14 @@ pub enum FlashForm {
 /// `Simulated`.
 ///
 /// This is what [`Flash`] is on these devices. It has a name of its own for those who want to choose the
-/// [form](FlashForm), or to give lengths of padded keys, for which a call has no field.
+/// [form](FlashForm), or whose key lengths are in memory of the device.
 ///
-/// `head_dim` 64, 128 or 256; bf16 or f16; a softmax scale above 0; any lengths; rows of `head_dim` elements dense,
-/// bases and strides multiples of 16 bytes. What does not fit is refused with an error before anything is queued.
+/// `head_dim` 64, 128 or 256; bf16 or f16; a softmax scale above 0; any lengths; masks by position and by key lengths;
+/// rows of `head_dim` elements dense, bases and strides multiples of 16 bytes. What does not fit is refused with an error
+/// before anything is queued.
+///
+/// A mask's key lengths lie on the host: a call copies them to the device, and waits for that. So it cannot be captured
+/// in a graph; [`forward_with`](Self::forward_with) can.
 ///
 /// Weights are rounded to the element type before they are multiplied with values. A value of NaN or infinity may
 /// reach a query that attends no more than its neighbours: the tensor cores multiply it with a weight of 0.
@@ -54,7 +62,7 @@ impl FlashSm90 {
     }
 
     /// [`forward`](AttentionKernel::forward), where of batch row `b` the first `key_lengths[b]` keys count and the
-    /// others are padding: not attended, whatever stands there.
+    /// others are padding: not attended, whatever stands there. The call's own mask then has no key lengths.
     ///
     /// `key_lengths` is `[batch, 1, 1, 1]`, dense; a length below 0 counts as 0, one above `seq_k` as `seq_k`.
     ///
@@ -62,53 +70,62 @@ impl FlashSm90 {
     /// several GPUs the driver is asked about all but `lse` and `key_lengths`.
     ///
     /// # Errors
-    /// As `forward`; if `key_lengths` has another shape.
+    /// As `forward`; if `key_lengths` has another shape, or the call's mask has key lengths too.
     pub fn forward_with<D: Launches, T: Half>(
         &self,
         queue: &D::Queue,
         call: &mut AttentionCall<'_, T, D>,
         key_lengths: Option<View<'_, i32, D>>,
     ) -> Result<()> {
-        let AttentionCall { query, kv, mask, scale, ref mut out, ref mut lse } = *call;
-        let mut flash = self.inputs(queue, query, kv, mask.band, scale, key_lengths)?;
-        (flash.out, flash.lse) = outputs(query.shape(), out.reborrow(), lse.as_mut().map(ViewMut::reborrow))?;
-        here::<D>(queue, NAME, &[("out", flash.out.base)])?;
+        if call.mask.key_lengths.is_some() {
+            let supported = "give all of them in memory of the device, or call `forward`";
+            return Err(layout::unsupported(NAME, "a mask's key lengths in `forward_with`", supported));
+        }
+        let mut flash = self.whole(queue, call)?;
+        flash.key_lengths = key_lengths.map_or(Ok(core::ptr::null()), |lengths| {
+            let (expected, found) = ([call.query.shape()[0], 1, 1, 1], lengths.shape());
+            layout::shape("key_lengths", found, expected, "one for each batch row")?;
+            if lengths.strides()[0] != 1 && found[0] > 1 {
+                let what = format!("`key_lengths` {} apart", lengths.strides()[0]);
+                return Err(layout::unsupported(NAME, what, "they must be dense"));
+            }
+            Ok(lengths.base().as_ptr().cast_const())
+        })?;
         // SAFETY: the views lend device memory of the shapes checked above, the outputs exclusively.
         unsafe { launch::<D, _>(queue, NAME, |launchers| launchers.flash_sm90, &flash) }
     }
 
-    /// [`step`](CarriesState::step) with the lengths of padded keys, as [`forward_with`](Self::forward_with).
-    ///
-    /// # Errors
-    /// As `step`; if `key_lengths` has another shape.
-    pub fn step_with<D: Launches, T: Half>(
-        &self,
+    /// A call that goes on from no state, without key lengths.
+    fn whole<D: Launches, T: Half>(
+        self,
         queue: &D::Queue,
-        query: View<'_, T, D>,
-        kv: KeyValue<'_, T, D>,
-        band: Band,
-        scale: f32,
-        key_lengths: Option<View<'_, i32, D>>,
-        state: &mut CarriedState<'_, D>,
-    ) -> Result<()> {
-        let mut flash = self.inputs(queue, query, kv, band, scale, key_lengths)?;
-        (flash.state_output, flash.state_max, flash.state_sum) = describe_state(query.shape(), state)?;
-        here::<D>(queue, NAME, &[("state.output", flash.state_output.base)])?;
-        // SAFETY: the views lend device memory of the shapes checked above, the state exclusively.
-        unsafe { launch::<D, _>(queue, NAME, |launchers| launchers.flash_sm90, &flash) }
+        call: &mut AttentionCall<'_, T, D>,
+    ) -> Result<abi::FlashCall> {
+        let AttentionCall { query, kv, ref mask, scale, ref mut out, ref mut lse } = *call;
+        let mut flash = self.inputs(queue, query, kv, mask, scale)?;
+        (flash.out, flash.lse) = outputs(query.shape(), out.reborrow(), lse.as_mut().map(ViewMut::reborrow))?;
+        here::<D>(queue, NAME, &[("out", flash.out.base)])?;
+        Ok(flash)
     }
 
-    /// A call without its outputs.
+    /// A call without key lengths and outputs.
     fn inputs<D: Launches, T: Half>(
         self,
         queue: &D::Queue,
         query: View<'_, T, D>,
         KeyValue { key, value }: KeyValue<'_, T, D>,
-        band: Band,
+        mask: &BlockMask<'_, D>,
         scale: f32,
-        key_lengths: Option<View<'_, i32, D>>,
     ) -> Result<abi::FlashCall> {
         D::supports(queue, NAME)?;
+        let kinds = Mask { span: Span::Full, ..mask.kinds() };
+        if !MASKS.takes(kinds) {
+            return Err(layout::unsupported(
+                NAME,
+                format!("the mask `{kinds}`"),
+                format!("it takes {MASKS}"),
+            ));
+        }
         let [batch, seq_q, heads, head_dim] = query.shape();
         let [_, seq_k, kv_heads, _] = key.shape();
         layout::not_empty("query", query.shape())?;
@@ -124,20 +141,8 @@ impl FlashSm90 {
             return Err(layout::unsupported(NAME, what, "it takes 64, 128 and 256"));
         }
         layout::count_rows(NAME, query.shape())?;
-        let key_lengths = match key_lengths {
-            None => core::ptr::null(),
-            Some(lengths) => {
-                let (expected, found) = ([batch, 1, 1, 1], lengths.shape());
-                layout::shape("key_lengths", found, expected, "one for each batch row")?;
-                if lengths.strides()[0] != 1 && batch > 1 {
-                    let what = format!("`key_lengths` {} apart", lengths.strides()[0]);
-                    return Err(layout::unsupported(NAME, what, "they must be dense"));
-                }
-                lengths.base().as_ptr().cast_const()
-            }
-        };
         let [seq_q, seq_k] = [layout::length(NAME, "seq_q", seq_q)?, layout::length(NAME, "seq_k", seq_k)?];
-        let (band_lo, band_hi) = layout::band(band, seq_q, seq_k);
+        let (band_lo, band_hi) = layout::band(mask.band, seq_q, seq_k);
         let tensor = |name, view: View<'_, T, D>| {
             layout::tensor(NAME, name, view.base(), view.shape(), view.strides())
         };
@@ -152,7 +157,7 @@ impl FlashSm90 {
             lse: abi::Rows::NONE,
             state_max: abi::Rows::NONE,
             state_sum: abi::Rows::NONE,
-            key_lengths,
+            key_lengths: core::ptr::null(),
             batch: layout::length(NAME, "batch", batch)?,
             seq_q,
             seq_k,
@@ -232,9 +237,14 @@ fn state_call<D: Launches, T: Half>(
 }
 
 impl<D: Launches, T: Half> AttentionKernel<D, T> for FlashSm90 {
-    #[inline]
+    const MASKS: MaskKinds = MASKS;
+
     fn forward(&self, scope: Scope<'_, D>, call: &mut AttentionCall<'_, T, D>) -> Result<()> {
-        self.forward_with(scope.queue(), call, None)
+        let mut flash = self.whole(scope.queue(), call)?;
+        let shape = [call.query.shape()[0], call.kv.key.shape()[1]];
+        flash.key_lengths = upload_lengths(scope, call.mask.key_lengths, shape)?;
+        // SAFETY: the views lend device memory of the shapes checked above, the outputs exclusively.
+        unsafe { launch::<D, _>(scope.queue(), NAME, |launchers| launchers.flash_sm90, &flash) }
     }
 }
 
@@ -248,7 +258,14 @@ impl<D: Launches, T: Half> CarriesState<D, T> for FlashSm90 {
         scale: f32,
         state: &mut CarriedState<'_, D>,
     ) -> Result<()> {
-        self.step_with(scope.queue(), query, kv, mask.band, scale, None, state)
+        let queue = scope.queue();
+        let mut flash = self.inputs(queue, query, kv, mask, scale)?;
+        (flash.state_output, flash.state_max, flash.state_sum) = describe_state(query.shape(), state)?;
+        here::<D>(queue, NAME, &[("state.output", flash.state_output.base)])?;
+        let shape = [query.shape()[0], kv.key.shape()[1]];
+        flash.key_lengths = upload_lengths(scope, mask.key_lengths, shape)?;
+        // SAFETY: the views lend device memory of the shapes checked above, the state exclusively.
+        unsafe { launch::<D, _>(queue, NAME, |launchers| launchers.flash_sm90, &flash) }
     }
 
     fn finish(
@@ -288,6 +305,8 @@ impl<D: Launches, T: Half> CarriesState<D, T> for FlashSm90 {
 macro_rules! flash_on {
     ($($device:ty),* $(,)?) => {$(
         impl<T: Half> AttentionKernel<$device, T> for Flash {
+            const MASKS: MaskKinds = MASKS;
+
             #[inline]
             fn forward(
                 &self,

@@ -5,9 +5,9 @@
 //! | `cuda` | `Cuda` | on a GPU of compute capability 9.0 (H100, H200), driver 580 or later |
 //! | `sim` | `Simulated` | on the host, thread by thread: for tests |
 //!
-//! [`Flash`](crate::Flash) computes on both, for elements [`half::bf16`] and [`half::f16`]; so do all strategies,
-//! over the communicator of threads. [`to_device`] and [`to_host`] move tensors. Memory that another library
-//! allocated is described by a [`View`](crate::View), or goes through [`raw`].
+//! [`Flash`](crate::Flash) computes on both, for elements [`half::bf16`] and [`half::f16`], under masks by position and
+//! by key lengths; so do all strategies, over the communicator of threads. [`to_device`] and [`to_host`] move tensors.
+//! Memory that another library allocated is described by a [`View`](crate::View), or goes through [`raw`].
 
 mod abi;
 mod copy;
@@ -17,6 +17,7 @@ mod element;
 mod flash;
 mod launches;
 mod layout;
+mod lengths;
 mod loader;
 #[doc(hidden)]
 pub mod probe;

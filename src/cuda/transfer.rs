@@ -2,7 +2,7 @@
 
 use attn_runtime::device::StridedCopy;
 use attn_runtime::tensor::contiguous_strides;
-use attn_runtime::{Cpu, Element, Error, Result, Tensor, View, ViewMut};
+use attn_runtime::{Cpu, Error, Result, Scalar, Tensor, View, ViewMut};
 
 use super::copy;
 use super::launches::{GpuQueue, Launches, here};
@@ -26,7 +26,7 @@ use super::launches::{GpuQueue, Launches, here};
 ///
 /// # Errors
 /// If the memory cannot be had, or the device reports an error.
-pub fn to_device<'a, T: Element, Q: GpuQueue>(
+pub fn to_device<'a, T: Scalar, Q: GpuQueue>(
     queue: &Q,
     source: impl Into<View<'a, T, Cpu>>,
 ) -> Result<Tensor<T, Q::Device>> {
@@ -40,12 +40,12 @@ pub fn to_device<'a, T: Element, Q: GpuQueue>(
 ///
 /// # Errors
 /// If the memory cannot be had, or the device reports an error.
-pub fn to_host<'a, T: Element, D: Launches>(
+pub fn to_host<'a, T: Scalar, D: Launches>(
     queue: &D::Queue,
     source: impl Into<View<'a, T, D>>,
 ) -> Result<Tensor<T, Cpu>> {
     let source = source.into();
-    let mut host = Tensor::<T, Cpu>::from_fn(source.shape(), |_| T::from_f32(0.0))?;
+    let mut host = Tensor::<T, Cpu>::from_fn(source.shape(), |_| bytemuck::Zeroable::zeroed())?;
     let bytes = bytemuck::cast_slice_mut(host.as_mut_slice());
     if bytes.is_empty() {
         return Ok(host);
@@ -76,7 +76,7 @@ pub fn to_host<'a, T: Element, D: Launches>(
 ///
 /// # Errors
 /// If the shapes differ, the target is not dense, or the device reports an error.
-pub fn upload<'a, 'b, T: Element, D: Launches>(
+pub fn upload<'a, 'b, T: Scalar, D: Launches>(
     queue: &D::Queue,
     source: impl Into<View<'a, T, Cpu>>,
     target: impl Into<ViewMut<'b, T, D>>,
@@ -108,7 +108,7 @@ pub fn upload<'a, 'b, T: Element, D: Launches>(
 ///
 /// # Errors
 /// If one of the tensors is not dense or of another GPU, they differ in size, or the device reports an error.
-pub fn duplicate<'a, 'b, T: Element, D: Launches>(
+pub fn duplicate<'a, 'b, T: Scalar, D: Launches>(
     queue: &D::Queue,
     source: impl Into<View<'a, T, D>>,
     target: impl Into<ViewMut<'b, T, D>>,

@@ -36,6 +36,9 @@ where
                     0 => AttentionMetadata::default(),
                     _ => AttentionMetadata::joint(&text, &text, &text, JointStrategy::Front),
                 };
+                // Some of the last rank's keys are padding.
+                let lengths = [70 * ranks as usize - 10];
+                let metadata = metadata.with_key_lengths(&lengths);
                 let mut out = Tensor::<bf16, _>::zeros(&queue, [1, joint + 70, 4, 64])?;
                 let mut lse = Tensor::<f32, _>::zeros(&queue, [1, 4, joint + 70, 1])?;
                 let mut before = 0;

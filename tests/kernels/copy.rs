@@ -2,7 +2,7 @@
 
 use attn::cuda;
 use attn::device::{Device, StridedCopy};
-use attn::{Tensor, View};
+use attn::{Scalar, Tensor, TensorLayout, View};
 use half::bf16;
 
 use crate::kernels::rig::{DeviceOf, Rig};
@@ -163,6 +163,25 @@ pub fn long_runs_are_cut_into_many_tiles<R: Rig>() {
         let one = Move { extent: [1, b, c, d], ..swapped };
         verify::<R>(8, &[one], bytes + 16, bytes + 50);
     }
+}
+
+/// What masks are made of goes there and back as elements do, also out of a tensor of other strides.
+pub fn integers_and_bytes_travel<R: Rig>() {
+    fn travel<R: Rig, T: Scalar>(queue: &R::Queue, value: impl Fn([usize; 4]) -> T) {
+        let host = Tensor::<T>::from_fn([2, 3, 5, 7], value).unwrap();
+        let there = cuda::to_device(queue, &host).unwrap();
+        assert_eq!(cuda::to_host(queue, &there).unwrap(), host);
+        let turned = there.view().permuted(TensorLayout::Bhsd);
+        let back = cuda::to_host::<T, DeviceOf<R>>(queue, turned).unwrap();
+        assert_eq!(back.shape(), [2, 5, 3, 7]);
+        for [b, s, h, d] in [[0, 0, 0, 0], [1, 2, 4, 6], [1, 0, 3, 5]] {
+            assert_eq!(back.view().at([b, h, s, d]), host.view().at([b, s, h, d]));
+        }
+    }
+    let Some(queue) = R::queue(1) else { return };
+    let number = |[b, s, h, d]: [usize; 4]| ((b * 3 + s) * 5 + h) * 7 + d;
+    travel::<R, i32>(&queue, |index| -(number(index) as i32) << 20);
+    travel::<R, u8>(&queue, |index| number(index) as u8);
 }
 
 pub fn an_empty_batch_does_nothing<R: Rig>() {

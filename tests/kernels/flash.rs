@@ -2,10 +2,12 @@
 
 use core::ops::Range;
 
-use attn::cuda::{FlashForm, FlashSm90, Half};
+use attn::cuda::{self, FlashForm, FlashSm90, Half};
 use attn::device::{Arena, Device, StridedCopy};
 use attn::tensor::TensorLayout;
-use attn::{AttentionCall, CarriesState, KeyValue, Tensor, View};
+use attn::{
+    AttentionCall, AttentionKernel, BlockMask, CarriesState, KeyLengths, KeyValue, Run, Tensor, View,
+};
 use half::bf16;
 
 use crate::kernels::case::{Case, Inputs, check, exact, flat};
@@ -42,15 +44,10 @@ impl<T: Half, R: Rig> Loaded<T, R> {
         KeyValue { key, value }
     }
 
-    /// How many of these keys count. Integers travel as the floats that have their bits.
-    fn lengths(&self, case: &Case, keys: &Range<usize>) -> Option<Held<f32, DeviceOf<R>>> {
-        let lengths = case.lengths?;
-        let length = |b: usize| match *keys == (0..case.seq_k) {
-            true => lengths[b],
-            false => (case.length(b).clamp(keys.start, keys.end) - keys.start) as i32,
-        };
+    /// How many keys count, as a case says it, on the device.
+    fn lengths(&self, case: &Case) -> Option<Tensor<i32, DeviceOf<R>>> {
         let shape = [case.batch, 1, 1, 1];
-        Some(Held::new(&self.queue, Place::BSHD, shape, |[b, ..]| f32::from_bits(length(b).cast_unsigned())))
+        case.lengths.map(|lengths| cuda::to_device(&self.queue, View::new(lengths, shape).unwrap()).unwrap())
     }
 
     /// Where a kernel writes.
@@ -60,32 +57,62 @@ impl<T: Half, R: Rig> Loaded<T, R> {
     }
 }
 
-fn integers<D: Device>(lengths: &Held<f32, D>) -> View<'_, i32, D> {
-    let view = lengths.view();
-    // SAFETY: the same memory, whose elements have the size and alignment of integers, and are some; it is lent as
-    // long.
-    unsafe { View::from_raw_parts(view.base().cast(), view.shape(), view.strides()) }
+/// How many keys of each batch row count, as a mask says it, if it says anything.
+fn masked(case: &Case) -> Option<Vec<usize>> {
+    case.lengths.map(|_| (0..case.batch).map(|b| case.length(b)).collect())
+}
+
+/// The mask of some of a case's keys.
+fn mask<'a, D: Device>(case: &Case, lengths: Option<&'a [usize]>, keys: &Range<usize>) -> BlockMask<'a, D> {
+    let key_lengths = lengths.map(|lengths| KeyLengths::of_block(lengths, 0, Run::of(keys.clone())));
+    BlockMask { key_lengths, ..case.band.from_block(0, keys.start).into() }
 }
 
 /// What a kernel wrote: the output, and the log-sum-exp if it was wanted.
 pub type Written<T> = (Vec<T>, Option<Vec<f32>>);
 
-/// Runs a case.
+/// Runs a case, its key lengths on the device.
 pub fn run<T: Half, R: Rig>(queue: R::Queue, case: &Case, inputs: &Inputs<T>, form: FlashForm) -> Written<T> {
     let loaded = Loaded::<T, R>::new(queue, case, inputs);
     let queue = &loaded.queue;
     let (mut out, mut lse) = loaded.outputs(case);
-    let lengths = loaded.lengths(case, &(0..case.seq_k));
+    let lengths = loaded.lengths(case);
     let mut call = AttentionCall {
         query: loaded.query.view(),
         kv: loaded.kv(&(0..case.seq_k)),
-        band: case.band,
+        mask: case.band.into(),
         scale: case.softmax_scale(),
         out: out.view_mut(),
         lse: lse.as_mut().map(Held::view_mut),
     };
     FlashSm90::new(form)
-        .forward_with(queue, &mut call, lengths.as_ref().map(integers))
+        .forward_with(queue, &mut call, lengths.as_ref().map(Tensor::view))
+        .unwrap_or_else(|error| panic!("{error}; {case:?}"));
+    (out.read(queue, "out"), lse.map(|lse| lse.read(queue, "lse")))
+}
+
+/// Runs a case, its key lengths in the mask.
+pub fn run_masked<T: Half, R: Rig>(
+    queue: R::Queue,
+    case: &Case,
+    inputs: &Inputs<T>,
+    form: FlashForm,
+) -> Written<T> {
+    let loaded = Loaded::<T, R>::new(queue, case, inputs);
+    let queue = &loaded.queue;
+    let (mut out, mut lse) = loaded.outputs(case);
+    let lengths = masked(case);
+    let mut call = AttentionCall {
+        query: loaded.query.view(),
+        kv: loaded.kv(&(0..case.seq_k)),
+        mask: mask(case, lengths.as_deref(), &(0..case.seq_k)),
+        scale: case.softmax_scale(),
+        out: out.view_mut(),
+        lse: lse.as_mut().map(Held::view_mut),
+    };
+    let mut arena = Arena::<DeviceOf<R>>::default();
+    FlashSm90::new(form)
+        .forward(arena.open(queue).unwrap(), &mut call)
         .unwrap_or_else(|error| panic!("{error}; {case:?}"));
     (out.read(queue, "out"), lse.map(|lse| lse.read(queue, "lse")))
 }
@@ -105,12 +132,11 @@ pub fn run_carried<T: Half, R: Rig>(
     let scope = arena.open(queue).unwrap();
     let kernel = FlashSm90::new(form);
     let mut state = CarriesState::<DeviceOf<R>, T>::begin(&kernel, scope, case.query_shape()).unwrap();
+    let lengths = masked(case);
     for hop in hops {
-        let (query, band) = (loaded.query.view(), case.band.from_block(0, hop.start));
-        let lengths = loaded.lengths(case, hop);
-        let lengths = lengths.as_ref().map(integers);
+        let mask = mask(case, lengths.as_deref(), hop);
         kernel
-            .step_with(queue, query, loaded.kv(hop), band, case.softmax_scale(), lengths, &mut state)
+            .step(scope, loaded.query.view(), loaded.kv(hop), &mask, case.softmax_scale(), &mut state)
             .unwrap_or_else(|error| panic!("{error}; {case:?}, keys {hop:?}"));
     }
     kernel
@@ -201,6 +227,29 @@ pub fn padding_reaches_nobody<T: Half, R: Rig>(kernel: Kernel) {
         verify::<T, R>(&case.causal(), kernel.form);
         verify::<T, R>(&case.band(-40, 60), kernel.form);
         verify_carried::<T, R>(&case, kernel.form, &[0..100, 100..300]);
+    }
+}
+
+/// Lengths on the host are those on the device; more rows than cross at a time.
+pub fn lengths_cross_to_the_device<T: Half, R: Rig>(kernel: Kernel) {
+    const MANY: [i32; 70] = {
+        let mut lengths = [0; 70];
+        let mut row = 0;
+        while row < 70 {
+            lengths[row] = (row as i32 * 37 + 1) % 7;
+            row += 1;
+        }
+        lengths
+    };
+    let few =
+        Case { lengths: Some(&[90, 3, -1]), ..Case::new(40, 90, kernel.head_dim).heads(3, 2, 1).causal() };
+    let many = Case { lengths: Some(&MANY), ..Case::new(1, 6, kernel.head_dim).heads(70, 1, 1) };
+    let whole = Case { lengths: Some(&[90, 90, 91]), ..few };
+    for case in [few, many, whole] {
+        let (Some(queue), Some(other)) = (R::queue(1), R::queue(1)) else { return };
+        let inputs = case.inputs::<T>();
+        let there = run::<T, R>(queue, &case, &inputs, kernel.form);
+        assert_eq!(run_masked::<T, R>(other, &case, &inputs, kernel.form), there, "{case:?}");
     }
 }
 
@@ -359,8 +408,8 @@ pub fn heads_come_in_sections<T: Half, R: Rig>(kernel: Kernel) {
     });
     let mut out = Held::<T, _>::poisoned(queue, case.place, case.query_shape());
     let kv = KeyValue { key: key.view(), value: value.view() };
-    let (query, band, scale) = (loaded.query.view(), case.band, case.softmax_scale());
-    let mut call = AttentionCall { query, kv, band, scale, out: out.view_mut(), lse: None };
+    let (query, mask, scale) = (loaded.query.view(), case.band.into(), case.softmax_scale());
+    let mut call = AttentionCall { query, kv, mask, scale, out: out.view_mut(), lse: None };
     FlashSm90::new(kernel.form).forward_with(queue, &mut call, None).unwrap();
     check("sections", &case, &exact(&case, &inputs), &out.read(queue, "out"), None);
 }

@@ -90,6 +90,7 @@ macro_rules! kernel_tests {
             addresses_off_the_size_of_an_element_are_fine,
             more_copies_than_one_launch_takes,
             long_runs_are_cut_into_many_tiles,
+            integers_and_bytes_travel,
             an_empty_batch_does_nothing,
             elements_of_twelve_bytes_are_refused,
         }
@@ -101,6 +102,7 @@ macro_rules! kernel_tests {
             strides_that_the_copy_engine_has_no_room_for,
             repeated_and_scattered_elements,
             scales_that_are_not_above_zero,
+            masks_without_a_kernel,
             a_state_of_another_shape,
             a_state_that_is_no_multiple_of_8_wide,
             copies_between_unlike_tensors,
@@ -109,7 +111,10 @@ macro_rules! kernel_tests {
         each_strategy! { $rig:
             two_and_four_ranks_are_one,
             causal_masks_cross_ranks,
+            padding_crosses_ranks,
             joint_tokens_are_attended_once,
+            uneven_shares_cover_the_whole,
+            segments_and_dense_masks_are_refused,
         }
 
         mod probes {
@@ -149,6 +154,7 @@ macro_rules! kernel_tests {
             bands_of_every_kind,
             heads_share_keys,
             padding_reaches_nobody,
+            lengths_cross_to_the_device,
             any_layout_will_do,
             hops_carry_the_state,
             one_hop_is_one_call,

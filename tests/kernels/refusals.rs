@@ -7,7 +7,10 @@ use attn::cuda::{FlashForm, FlashSm90};
 use attn::device::Arena;
 use attn::kernel::Band;
 use attn::tensor::TensorLayout;
-use attn::{AttentionCall, CarriedState, CarriesState, DType, Error, KeyValue, Tensor, View, ViewMut};
+use attn::{
+    AttentionCall, AttentionKernel, BlockMask, BlockSegments, CarriedState, CarriesState, DType, Error,
+    KeyLengths, KeyValue, Run, SegmentIds, Tensor, View, ViewMut,
+};
 use half::bf16;
 
 use crate::kernels::rig::{DeviceOf, Rig};
@@ -57,7 +60,7 @@ fn outcome<R: Rig>(call: Call) -> Option<Result<(), String>> {
     let buffer = || Tensor::<bf16, DeviceOf<R>>::zeros(&queue, [1, 1, 1, ELEMENTS]).unwrap();
     let (query, key, value, mut out) = (buffer(), buffer(), buffer(), buffer());
     let mut lse = Tensor::<f32, DeviceOf<R>>::zeros(&queue, [1, 1, 1, ELEMENTS]).unwrap();
-    let lengths = Tensor::<f32, DeviceOf<R>>::zeros(&queue, [1, 1, 1, ELEMENTS]).unwrap();
+    let lengths = Tensor::<i32, DeviceOf<R>>::zeros(&queue, [1, 1, 1, ELEMENTS]).unwrap();
     let [query, key, value] = [(&query, call.query), (&key, call.key), (&value, call.value)].map(
         // SAFETY: zeroed memory that lives for the call, of which the kernel reads nothing where it refuses.
         |(tensor, laid)| unsafe { reach(tensor.view(), laid) },
@@ -65,7 +68,7 @@ fn outcome<R: Rig>(call: Call) -> Option<Result<(), String>> {
     let mut attention = AttentionCall {
         query,
         kv: KeyValue { key, value },
-        band: Band::FULL,
+        mask: BlockMask::FULL,
         scale: call.scale,
         // SAFETY: as above, and the buffer is lent exclusively.
         out: unsafe { reach_mut(out.view_mut(), call.out) },
@@ -73,9 +76,8 @@ fn outcome<R: Rig>(call: Call) -> Option<Result<(), String>> {
         lse: Some(unsafe { reach_mut(lse.view_mut(), call.lse) }),
     };
     let lengths = call.lengths.map(|count| {
-        let base = lengths.view().base().cast::<i32>();
-        // SAFETY: as above; zeros are integers too.
-        unsafe { View::from_raw_parts(base, [count, 1, 1, 1], [1; 4]) }
+        // SAFETY: as above.
+        unsafe { View::from_raw_parts(lengths.view().base(), [count, 1, 1, 1], [1; 4]) }
     });
     let outcome = FlashSm90::AUTO.forward_with(&queue, &mut attention, lengths);
     Some(outcome.map_err(|error| error.to_string()))
@@ -182,6 +184,44 @@ pub fn scales_that_are_not_above_zero<R: Rig>() {
     refused::<R>(|call| call.scale = f32::NAN, &["NaN is not a finite number"]);
 }
 
+/// Segments and dense masks are refused, at once and on a state; so are key lengths where there is no way for them.
+pub fn masks_without_a_kernel<R: Rig>() {
+    let Some(queue) = R::queue(0) else { return };
+    let mut arena = Arena::<DeviceOf<R>>::default();
+    let scope = arena.open(&queue).unwrap();
+    let (shape, ids, lengths) = ([1, 10, 4, 64], [0; 10], [3]);
+    let query = Tensor::<bf16, DeviceOf<R>>::zeros(&queue, shape).unwrap();
+    let dense = Tensor::<u8, DeviceOf<R>>::zeros(&queue, [1, 1, 10, 10]).unwrap();
+    let mut out = Tensor::<bf16, DeviceOf<R>>::zeros(&queue, shape).unwrap();
+    let kv = KeyValue { key: query.view(), value: query.view() };
+    let ids = SegmentIds::new(&ids, 10, Run::of(0..10));
+    let segments = Some(BlockSegments { query: ids, key: ids });
+    let key_lengths = Some(KeyLengths::new(&lengths));
+    let full = BlockMask::FULL;
+    for (mask, name) in [
+        (BlockMask { segments, ..full }, "`segments`"),
+        (BlockMask { dense: Some(dense.view()), ..full }, "`dense`"),
+        (BlockMask { key_lengths, segments, ..full }, "`padding+segments`"),
+    ] {
+        let mut call =
+            AttentionCall { query: query.view(), kv, mask, scale: 1.0, out: out.view_mut(), lse: None };
+        let at_once = FlashSm90::AUTO.forward(scope, &mut call).unwrap_err();
+        let mut state = CarriesState::<_, bf16>::begin(&FlashSm90::AUTO, scope, shape).unwrap();
+        let stepped = FlashSm90::AUTO.step(scope, query.view(), kv, &mask, 1.0, &mut state).unwrap_err();
+        for said in [at_once, stepped].map(|error| error.to_string()) {
+            assert!(
+                said.contains(&format!("the mask {name}: it takes none, causal, window, padding")),
+                "{said}"
+            );
+        }
+    }
+    let mask = BlockMask { key_lengths, ..full };
+    let mut call =
+        AttentionCall { query: query.view(), kv, mask, scale: 1.0, out: out.view_mut(), lse: None };
+    let said = FlashSm90::AUTO.forward_with(&queue, &mut call, None).unwrap_err().to_string();
+    assert!(said.contains("in memory of the device, or call `forward`"), "{said}");
+}
+
 /// A state that the caller made, of the wrong shape.
 pub fn a_state_of_another_shape<R: Rig>() {
     let Some(queue) = R::queue(0) else { return };
@@ -192,10 +232,10 @@ pub fn a_state_of_another_shape<R: Rig>() {
     let begin = |shape| CarriesState::<DeviceOf<R>, bf16>::begin(&FlashSm90::AUTO, scope, shape).unwrap();
     let CarriedState { output, max, .. } = begin([1, 10, 4, 64]);
     let mut state = CarriedState { output, max, sum: begin([1, 10, 2, 64]).sum };
-    let error = FlashSm90::AUTO.step(scope, query.view(), kv, Band::FULL, 1.0, &mut state).unwrap_err();
+    let error = FlashSm90::AUTO.step(scope, query.view(), kv, &BlockMask::FULL, 1.0, &mut state).unwrap_err();
     assert!(error.to_string().contains("`state.sum` has shape [1, 10, 2, 1]"), "{error}");
     let mut state = begin([1, 9, 4, 64]);
-    let error = FlashSm90::AUTO.step(scope, query.view(), kv, Band::FULL, 1.0, &mut state).unwrap_err();
+    let error = FlashSm90::AUTO.step(scope, query.view(), kv, &BlockMask::FULL, 1.0, &mut state).unwrap_err();
     assert!(error.to_string().contains("`state.output` has shape [1, 9, 4, 64]"), "{error}");
 }
 
@@ -277,8 +317,8 @@ pub fn foreign_memory<R: Rig>() {
     let by_address = read(&out);
     let mut again = Tensor::<bf16, _>::zeros(&queue, [1, 40, 2, 64]).unwrap();
     let kv = KeyValue { key: tensor.view(), value: tensor.view() };
-    let (query, band, scale) = (tensor.view(), call.band, call.scale);
-    let mut typed = AttentionCall { query, kv, band, scale, out: again.view_mut(), lse: None };
+    let (query, mask, scale) = (tensor.view(), call.band.into(), call.scale);
+    let mut typed = AttentionCall { query, kv, mask, scale, out: again.view_mut(), lse: None };
     FlashSm90::AUTO.forward_with(&queue, &mut typed, None).unwrap();
     assert_eq!(by_address, read(&again));
     let lse = attn::cuda::to_host::<f32, DeviceOf<R>>(&queue, &lse).unwrap();

@@ -3,31 +3,37 @@
 use attn::comm::threads::Queues;
 use attn::cuda::{self, GpuQueue, Half};
 use attn::prelude::*;
-use attn::{JointStrategy, ThreadComm};
+use attn::{Error, JointStrategy, KeyPlacement, ThreadComm};
 
 use crate::kernels::case::roundoff;
 use crate::kernels::rig::{DeviceOf, Rig};
-use crate::support::{Inputs, Problem, Whole, WithFlash, assemble, lse_error, oracle, relative_error};
+use crate::support::{
+    Inputs, Problem, Setup, Whole, WithFlash, assemble, lse_error, open, oracle, relative_error, share,
+};
 
 /// Shards the inputs over the ranks, attends on the device, and puts the parts together. None if there is no device.
-fn attend<R: Rig, T: Half>(strategy: &str, ranks: usize, inputs: &Inputs<T>) -> Option<Whole<T>>
+fn attend<R: Rig, T: Half>(setup: Setup, inputs: &Inputs<T>) -> Option<Whole<T>>
 where
     WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
 {
-    let queues: Vec<R::Queue> = (0..ranks).map_while(|rank| R::queue(rank as u64)).collect();
+    let queues: Vec<R::Queue> = (0..setup.ranks()).map_while(|rank| R::queue(rank as u64)).collect();
     if queues.is_empty() {
         return None;
     }
-    let Problem { batch, seq_q, heads, head_dim, joint, order, mask, .. } = inputs.problem;
+    let Problem { batch, seq_q, seq_k, heads, head_dim, joint, order, mask, keys, .. } = inputs.problem;
+    let sharding = setup.sharding;
     let shards = World::<Queues<DeviceOf<R>>>::on_queues(queues).run(|comm| {
-        let queue = comm.queue()?;
-        let config = ParallelConfig::strategy(strategy);
-        let mut session = Session::<WithFlash, _, T>::open_with(comm.clone(), &config)?;
-        let shard = |tensor: &Tensor<T>| {
-            let length = tensor.shape()[1] / ranks;
-            cuda::to_device(&queue, tensor.view().narrow(1, comm.rank() * length, length)?)
+        let (queue, rank) = (comm.queue()?, comm.rank());
+        let mut session = open::<WithFlash, _, T>(comm, setup)?;
+        let shard = |tensor: &Tensor<T>, keys: KeyPlacement| match keys {
+            KeyPlacement::Replicated => cuda::to_device(&queue, tensor),
+            KeyPlacement::Sharded => {
+                let positions = sharding.sequence(tensor.shape()[1]).unwrap().positions(rank);
+                cuda::to_device(&queue, &share(tensor, &positions, attn::TensorLayout::Bshd)?)
+            }
         };
-        let (query, key, value) = (shard(&inputs.query)?, shard(&inputs.key)?, shard(&inputs.value)?);
+        let query = shard(&inputs.query, KeyPlacement::Sharded)?;
+        let (key, value) = (shard(&inputs.key, keys)?, shard(&inputs.value, keys)?);
         let joint_tensors = match &inputs.joint {
             Some([q, k, v]) => {
                 Some([cuda::to_device(&queue, q)?, cuda::to_device(&queue, k)?, cuda::to_device(&queue, v)?])
@@ -38,8 +44,11 @@ where
             Some([query, key, value]) => AttentionMetadata::joint(query, key, value, order),
             None => AttentionMetadata::default(),
         };
-        metadata.mask = Some(mask);
-        let rows = joint + seq_q / ranks;
+        metadata.span = Some(mask.span);
+        metadata.key_lengths = inputs.key_lengths.as_deref();
+        metadata.keys = keys;
+        metadata = metadata.with_sequence(seq_q, seq_k);
+        let rows = joint + query.shape()[1];
         let mut out = poisoned::<T, R>(&queue, [batch, rows, heads, head_dim])?;
         let mut lse = poisoned::<f32, R>(&queue, [batch, heads, rows, 1])?;
         // Twice, so that scratch memory is used again.
@@ -48,9 +57,10 @@ where
             session.attend_into(&query, &key, &value, &metadata, outputs)?;
         }
         let (out, lse) = (cuda::to_host(&queue, &out)?, cuda::to_host(&queue, &lse)?);
-        Ok::<_, attn::Error>((out, lse.as_slice().to_vec()))
+        Ok::<_, Error>((out, lse.as_slice().to_vec()))
     });
-    Some(assemble(&inputs.problem, ranks, &shards.unwrap_or_else(|error| panic!("{strategy}: {error}"))))
+    let shards = shards.unwrap_or_else(|error| panic!("{setup}, {:?}: {error}", inputs.problem));
+    Some(assemble(&inputs.problem, sharding, &shards))
 }
 
 fn poisoned<T: Element, R: Rig>(
@@ -60,67 +70,147 @@ fn poisoned<T: Element, R: Rig>(
     cuda::to_device(queue, &Tensor::<T>::from_fn(shape, |_| T::from_f32(f32::NAN))?)
 }
 
-fn bits<T: Half>(values: &[T]) -> Vec<u32> {
-    values.iter().map(|value| value.to_f32().to_bits()).collect()
+/// Makes padded keys NaN.
+fn poison_padding<T: Half>(inputs: &mut Inputs<T>) {
+    let Problem { seq_k, kv_heads, head_dim, .. } = inputs.problem;
+    let row = kv_heads * head_dim;
+    for (b, length) in inputs.key_lengths.iter().flatten().enumerate() {
+        let padding = (b * seq_k + length) * row..(b + 1) * seq_k * row;
+        inputs.key.as_mut_slice()[padding.clone()].fill(T::from_f32(f32::NAN));
+        inputs.value.as_mut_slice()[padding].fill(T::from_f32(f32::NAN));
+    }
 }
 
-/// Every strategy against float64 and against one rank: Ulysses bit by bit, since it computes the same rows of the same
-/// heads; ring within rounding, since it cuts the keys elsewhere.
+/// Every setup against float64 and against one rank: Ulysses bit by bit, since it computes the same rows of the same
+/// heads; the others within rounding, since they cut queries or keys elsewhere.
 #[track_caller]
-fn verify<R: Rig, T: Half>(problem: Problem, seeds: u64, ranks: &[usize])
+fn verify<R: Rig, T: Half>(problem: Problem, seeds: u64, setups: &[Setup])
 where
     WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
 {
     for seed in 0..seeds {
-        let inputs = problem.inputs::<T>(seed);
+        let mut inputs = problem.inputs::<T>(seed);
+        poison_padding(&mut inputs);
         let exact = oracle(&inputs);
-        let all: Vec<f64> = exact.out.iter().chain(&exact.joint).copied().collect();
-        let Some(one) = attend::<R, T>("none", 1, &inputs) else { return };
-        let near = |what: &str, whole: &Whole<T>| {
-            let rows: Vec<T> = whole.out.iter().chain(&whole.joint).copied().collect();
-            let error = relative_error(&rows, &all);
+        let Some(one) = attend::<R, T>(Setup::NONE, &inputs) else { return };
+        let near = |setup: Setup, whole: &Whole<T>| {
+            let error = relative_error(&whole.rows(), &exact.rows());
             // Weights and results are rounded, each by at most half a unit; on the whole that is far less.
-            assert!(error <= 1.1 * roundoff::<T>(), "{what}, {problem:?}: relative error {error:e}");
-            let lse = lse_error(&whole.lse, &exact.lse).max(lse_error(&whole.joint_lse, &exact.joint_lse));
-            assert!(lse <= 2e-5, "{what}, {problem:?}: log-sum-exp is off by {lse:e}");
+            assert!(error <= 1.1 * roundoff::<T>(), "{setup}, {problem:?}: relative error {error:e}");
+            let lse = lse_error(&whole.all_lse(), &exact.all_lse());
+            assert!(lse <= 2e-5, "{setup}, {problem:?}: log-sum-exp is off by {lse:e}");
         };
-        near("none", &one);
-        for &ranks in ranks {
-            let ulysses = attend::<R, T>("ulysses", ranks, &inputs).unwrap();
-            near(&format!("ulysses on {ranks}"), &ulysses);
-            assert_eq!(bits(&ulysses.out), bits(&one.out), "ulysses on {ranks}, {problem:?}");
-            assert_eq!(bits(&ulysses.joint), bits(&one.joint), "joint, ulysses on {ranks}, {problem:?}");
-            assert_eq!((ulysses.lse, ulysses.joint_lse), (one.lse.clone(), one.joint_lse.clone()));
-            let ring = attend::<R, T>("ring", ranks, &inputs).unwrap();
-            near(&format!("ring on {ranks}"), &ring);
+        near(Setup::NONE, &one);
+        for &setup in setups {
+            assert!(setup.takes(&problem), "{setup} takes {problem:?}");
+            let whole = attend::<R, T>(setup, &inputs).unwrap();
+            near(setup, &whole);
+            if setup.strategy == "ulysses" {
+                assert_eq!(whole.bits(), one.bits(), "{setup}, {problem:?}");
+            }
         }
     }
 }
+
+/// Ulysses and ring, each over so many ranks.
+fn plain(ranks: &[usize]) -> Vec<Setup> {
+    ranks.iter().flat_map(|&ranks| [Setup::ulysses(ranks), Setup::ring(ranks)]).collect()
+}
+
+/// Every other strategy, and every layout of a ring.
+const OTHERS: [Setup; 6] = [
+    Setup::ring(2).layout(RingLayout::Zigzag),
+    Setup::ring(3).layout(RingLayout::Striped),
+    Setup::hybrid(2, 2),
+    Setup::hybrid(2, 2).layout(RingLayout::Zigzag),
+    Setup::allgather_kv(3),
+    Setup::ulysses_allgather(2, 2),
+];
 
 pub fn two_and_four_ranks_are_one<R: Rig, T: Half>()
 where
     WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
 {
-    verify::<R, T>(Problem::new(1, 136, 4, 64), 3, &[1, 2, 4]);
-    verify::<R, T>(Problem::new(2, 72, 4, 128).kv_heads(2), 1, &[2]);
+    verify::<R, T>(Problem::new(1, 136, 4, 64), 3, &plain(&[1, 2, 4]));
+    verify::<R, T>(Problem::new(2, 72, 4, 128).kv_heads(2), 1, &plain(&[2]));
+    verify::<R, T>(Problem::new(1, 96, 4, 64).kv_heads(2), 1, &OTHERS);
 }
 
 pub fn causal_masks_cross_ranks<R: Rig, T: Half>()
 where
     WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
 {
-    verify::<R, T>(Problem::new(1, 264, 4, 64).kv_heads(2).causal(), 1, &[2, 4]);
+    verify::<R, T>(Problem::new(1, 264, 4, 64).kv_heads(2).causal(), 1, &plain(&[2, 4]));
     // Fewer keys than queries: the first rows attend nothing.
-    verify::<R, T>(Problem::new(1, 160, 4, 64).seq_k(96).causal(), 1, &[2]);
-    verify::<R, T>(Problem::new(1, 96, 4, 64).seq_k(160).causal(), 1, &[4]);
+    verify::<R, T>(Problem::new(1, 160, 4, 64).seq_k(96).causal(), 1, &plain(&[2]));
+    verify::<R, T>(Problem::new(1, 96, 4, 64).seq_k(160).causal(), 1, &plain(&[4]));
+    verify::<R, T>(Problem::new(1, 144, 4, 64).kv_heads(2).causal(), 1, &OTHERS);
+    verify::<R, T>(Problem::new(1, 96, 4, 64).kv_heads(1).seq_k(72).window(20, 5), 1, &OTHERS);
+}
+
+pub fn padding_crosses_ranks<R: Rig, T: Half>()
+where
+    WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
+{
+    verify::<R, T>(Problem::new(3, 72, 4, 64).kv_heads(2).key_lengths(), 2, &plain(&[2, 4]));
+    verify::<R, T>(Problem::new(3, 72, 4, 64).kv_heads(2).key_lengths(), 1, &OTHERS);
+    verify::<R, T>(Problem::new(2, 96, 4, 64).kv_heads(1).key_lengths().causal(), 1, &OTHERS);
+    let replicated = Problem::new(2, 48, 4, 64).seq_k(77).replicated_keys().key_lengths();
+    verify::<R, T>(replicated, 1, &[Setup::ring(2), Setup::hybrid(2, 2), Setup::allgather_kv(3)]);
 }
 
 pub fn joint_tokens_are_attended_once<R: Rig, T: Half>()
 where
     WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
 {
-    verify::<R, T>(Problem::new(1, 128, 4, 64).joint(13, JointStrategy::Front), 1, &[2, 4]);
-    verify::<R, T>(Problem::new(2, 64, 4, 64).kv_heads(2).joint(70, JointStrategy::Rear), 1, &[2]);
+    verify::<R, T>(Problem::new(1, 128, 4, 64).joint(13, JointStrategy::Front), 1, &plain(&[2, 4]));
+    verify::<R, T>(Problem::new(2, 64, 4, 64).kv_heads(2).joint(70, JointStrategy::Rear), 1, &plain(&[2]));
     // Fewer joint rows than ranks.
-    verify::<R, T>(Problem::new(1, 64, 4, 64).joint(3, JointStrategy::Rear), 1, &[4]);
+    verify::<R, T>(Problem::new(1, 64, 4, 64).joint(3, JointStrategy::Rear), 1, &plain(&[4]));
+    let padded = Problem::new(2, 48, 4, 64).kv_heads(2).joint(5, JointStrategy::Front).key_lengths();
+    verify::<R, T>(padded, 1, &OTHERS);
+}
+
+/// Uneven shares, some of them empty.
+pub fn uneven_shares_cover_the_whole<R: Rig, T: Half>()
+where
+    WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
+{
+    let uneven = [
+        Setup::ulysses(3).uneven(),
+        Setup::ring(3).uneven(),
+        Setup::hybrid(2, 2).layout(RingLayout::Striped).uneven(),
+        Setup::allgather_kv(4).uneven(),
+        Setup::ulysses_allgather(2, 2).uneven(),
+    ];
+    verify::<R, T>(Problem::new(1, 67, 5, 64).kv_heads(1).causal(), 1, &uneven);
+    verify::<R, T>(Problem::new(2, 41, 6, 64).kv_heads(3).seq_k(30).key_lengths(), 1, &uneven);
+    verify::<R, T>(Problem::new(1, 2, 4, 64).joint(1, JointStrategy::Front), 1, &uneven);
+}
+
+/// What the kernel does not take is refused by the session, on every rank alike.
+pub fn segments_and_dense_masks_are_refused<R: Rig, T: Half>()
+where
+    WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
+{
+    let queues: Vec<R::Queue> = (0..2).map_while(R::queue).collect();
+    if queues.is_empty() {
+        return;
+    }
+    let said = World::<Queues<DeviceOf<R>>>::on_queues(queues).run(|comm| {
+        let queue = comm.queue()?;
+        let mut session = open::<WithFlash, _, T>(comm, Setup::ring(2))?;
+        let x = Tensor::<T, DeviceOf<R>>::zeros(&queue, [1, 8, 4, 64])?;
+        let bytes = cuda::to_device(&queue, &Tensor::<u8>::from_fn([1, 1, 16, 16], |_| 1)?)?;
+        let ids = [0; 16];
+        let segments = AttentionMetadata::default().with_segments(Segments::of(&ids));
+        let dense = AttentionMetadata::default().with_dense(&bytes);
+        Ok::<_, Error>([segments, dense].map(|metadata| session.attend(&x, &x, &x, &metadata).unwrap_err()))
+    });
+    for [segments, dense] in said.unwrap() {
+        for (error, name) in [(segments, "segments"), (dense, "dense")] {
+            let said = error.to_string();
+            assert!(said.contains(&format!("the mask `{name}`")) && said.contains("padding"), "{said}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! Self-attention of a language model on four ranks, as two times two: neighbours exchange sequence for heads, and pairs
-//! of them pass keys and values round. The mask is causal, the layout zigzag, so that all ranks have the same to do; the
+//! of them pass keys and values round. The mask is causal, and the layout zigzag, which shares its work out evenly; the
 //! sequence is three documents, packed; queries and keys are turned by rotary angles. One rank checks the result.
 //!
 //! `cargo run --release --example hybrid`
@@ -109,12 +109,11 @@ where
         let metadata = AttentionMetadata::default().with_segments(Segments::of(&text.documents));
         let out = attention.attend(&mut session, &query, &key, &value, &metadata)?;
         let (work, sent) = (session.work(), session.traffic().sent);
-        println!(
-            "rank {rank} of {ranks}: {} positions, {} blocks computed and {} skipped, {sent} bytes sent",
-            layout.length(rank),
-            work.computed,
-            work.skipped
-        );
+        if ranks > 1 {
+            let (computed, skipped) = (work.computed, work.skipped);
+            let positions: Vec<_> = layout.positions(rank).runs().map(|(_, run)| run.start..run.start + run.len).collect();
+            println!("rank {rank}: positions {positions:?}, {computed} blocks and {skipped} skipped, {sent} bytes sent");
+        }
         Ok::<_, attn::Error>((layout, out))
     })?;
     // Shards one after the other stand in the layout's order.

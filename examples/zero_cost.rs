@@ -6,8 +6,8 @@
 use attn::device::Arena;
 use attn::prelude::*;
 use attn::{
-    AttentionCall, AttentionKernel, AttentionRequest, AttentionSpec, Band, Error, Flash, KeyValue,
-    ParallelAttentionStrategy, ThreadComm, UlyssesParallelAttention,
+    AttentionCall, AttentionKernel, AttentionMask, AttentionRequest, AttentionSpec, BlockMask, Error, Flash,
+    KeyPlacement, KeyValue, ParallelAttentionStrategy, Sequence, ThreadComm, UlyssesParallelAttention,
 };
 
 #[parallel_attention(strategy = "none", backend = "flash")]
@@ -55,7 +55,7 @@ fn direct(comm: &ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
         let mut call = AttentionCall {
             query: x.view(),
             kv: KeyValue { key: x.view(), value: x.view() },
-            band: Band::FULL,
+            mask: BlockMask::FULL,
             scale: 1.0 / (SHAPE[3] as f32).sqrt(),
             out: out.view_mut(),
             lse: None,
@@ -75,24 +75,28 @@ fn by_hand(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
     let kernel = Flash;
     for _ in 0..calls {
         let (query, key, value, out) = (x.view(), x.view(), x.view(), out.view_mut());
-        let [batch, _, heads, head_dim] = query.shape();
+        let [batch, seq, heads, head_dim] = query.shape();
         let [_, keys, kv_heads, _] = key.shape();
+        let scale = 1.0 / (head_dim as f32).sqrt();
         let wrong = query.shape().contains(&0)
             || key.shape() != [batch, keys, kv_heads, head_dim]
             || key.shape().contains(&0)
             || value.shape() != key.shape()
-            || kv_heads == 0
-            || heads % kv_heads != 0
+            || !heads.is_multiple_of(kv_heads)
+            || !scale.is_finite()
+            || !fits(query.shape())
+            || !fits(key.shape())
             || out.shape() != query.shape();
         if wrong {
             return Err(Error::Configuration(String::from("shapes disagree")));
         }
-        let scale = 1.0 / (head_dim as f32).sqrt();
         let request = AttentionRequest {
             query,
             kv: KeyValue { key, value },
+            keys: KeyPlacement::Sharded,
+            sequence: Sequence { query: seq, key: keys },
             joint: None,
-            mask: Mask::None,
+            mask: AttentionMask::default(),
             scale,
             out,
             lse: None,
@@ -113,4 +117,11 @@ fn by_hand(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
         )?;
     }
     Ok(())
+}
+
+/// Whether a tensor of this shape could be addressed. (A view may repeat elements, and so be longer than any memory.)
+fn fits(shape: [usize; 4]) -> bool {
+    let elements = shape.iter().try_fold(1_usize, |product, extent| product.checked_mul(*extent));
+    let bytes = elements.and_then(|elements| elements.checked_mul(size_of::<f32>()));
+    bytes.is_some_and(|bytes| bytes <= isize::MAX as usize)
 }

@@ -24,7 +24,8 @@ pub mod strategy;
 pub mod tensor;
 
 pub use attn_plan::{
-    HeadLayout, HeadRun, Mask, MaskKinds, Positions, RingLayout, Run, SequenceLayout, Sharding, Span, Split,
+    HeadError, HeadLayout, HeadRun, HeadSplitError, KvGroupError, Mask, MaskError, MaskKinds, Positions,
+    RingLayout, Run, SeqSplitError, SequenceLayout, Sharding, Span, Split, portion,
 };
 pub use comm::{Communicator, ExchangePlan, Signature, ThreadComm, Traffic, Transfer, World};
 pub use device::{Arena, Cpu, Device, Scope};

@@ -50,6 +50,9 @@ pub trait AttentionPipeline<C: Communicator, T: Element>: Sized {
     ///
     /// # Errors
     /// If a stage fails.
+    ///
+    /// # Panics
+    /// Possibly, if the request's shapes and masks do not fit each other. Those of a session do: it has checked them.
     fn run<'a>(
         &mut self,
         scope: Scope<'a, C::Device>,

@@ -27,6 +27,6 @@ where
         println!("rank {rank}: {} of {SEQ} positions by `{}`", SEQ / ranks, session.strategy());
         Ok::<_, attn::Error>(session.traffic())
     })?;
-    println!("each rank took {} bytes from others", traffic.first().map_or(0, |traffic| traffic.bytes));
+    println!("each rank sent {} bytes to others", traffic.first().map_or(0, |traffic| traffic.sent));
     Ok(())
 }

@@ -52,6 +52,24 @@ fn joint_tensors_must_fit_the_others() {
 }
 
 #[test]
+fn joint_tensors_without_tokens_are_none() {
+    let (query, key) = (&tensor([2, 0, 4, 8]), &tensor([2, 0, 2, 8]));
+    for (ranks, config) in every() {
+        for order in ORDERS {
+            let answers = crate::rig::answers(ranks, |comm| {
+                let rank = comm.rank();
+                let mut session = Open::open_with(comm, &config)?;
+                let n = share(&session, SEQ, rank);
+                let (q, k) = (tensor([2, n, 4, 8]), tensor([2, n, 2, 8]));
+                let metadata = AttentionMetadata::joint(query, key, key, order).with_causal();
+                session.attend(&q, &k, &k, &metadata).map(|out| out.shape() == q.shape())
+            });
+            assert_eq!(answers, vec![Ok(true); ranks], "{config:?}");
+        }
+    }
+}
+
+#[test]
 fn joint_tensors_come_together() {
     let text = &tensor([1, 3, 4, 8]);
     for given in 1..7_usize {

@@ -117,6 +117,9 @@ pub trait ParallelAttentionStrategy<K, C: Communicator, T: Element>: Sized {
     ///
     /// # Errors
     /// If the request's shapes do not suit the strategy, or communication fails.
+    ///
+    /// # Panics
+    /// Possibly, if the request's shapes and masks do not fit each other. Those of a session do: it has checked them.
     fn pre_attention<'a>(
         &mut self,
         scope: Scope<'a, C::Device>,

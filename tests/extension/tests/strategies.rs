@@ -11,6 +11,9 @@ struct Pairwise;
 #[parallel_attention(strategy = attn_extension_tests::strategies::PairwiseAllGather, backend = "flash")]
 struct PairwiseFlash;
 
+#[parallel_attention(strategy = attn_extension_tests::strategies::PairwiseAllGather, backend = "sdpa")]
+struct PairwiseSdpa;
+
 #[parallel_attention(strategy = attn_extension_tests::strategies::CyclicUlysses, backend = TwoPass)]
 struct Cyclic;
 
@@ -58,9 +61,10 @@ fn a_pairwise_gather_sends_each_shard_to_each_rank_once() {
 }
 
 #[test]
-fn a_kernel_of_the_crate_runs_under_a_strategy_of_your_own() {
-    for span in [Span::Full, Span::Causal, Span::Window { left: 2, right: 3 }] {
-        check::<PairwiseFlash>("flash", &Problem { span, ..Problem::new(12, 4, 2) }, 3);
+fn kernels_of_the_crate_run_under_a_strategy_of_your_own() {
+    for (name, problem) in Problem::new(12, 4, 2).with_each_mask() {
+        check::<PairwiseFlash>(name, &problem, 3);
+        check::<PairwiseSdpa>(name, &problem, 4);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Calls that cannot be answered: each gets an error that names the tensor, the numbers and the cure, on every rank alike,
 //! before any data moves; and none panics.
 
+mod anything;
 mod degrees;
 mod disagreement;
 mod fixed;

@@ -103,14 +103,11 @@ impl Problem {
     pub fn shard(&self, sharding: Sharding, rank: usize) -> attn::Result<Shard> {
         let (joint, order) = self.joint;
         let [query, key, value] = self.inputs()?;
-        let positions = |tensor: &'static str, seq: usize| {
-            let layout = sharding.sequence(seq).map_err(|error| Error::SeqSplit { tensor, error })?;
-            Ok::<_, Error>(layout.positions(rank))
-        };
-        let queries = positions("query", self.seq_q)?;
+        let positions = |seq: usize| Ok::<_, Error>(sharding.sequence(seq)?.positions(rank));
+        let queries = positions(self.seq_q)?;
         let keys = match self.replicated {
             true => Positions::from(Run::of(0..self.seq_k)),
-            false => positions("key", self.seq_k)?,
+            false => positions(self.seq_k)?,
         };
         let tokens = |whole: &Tensor<f32>, seq: usize, positions: &Positions| {
             let (_, start) = order.starts(joint, seq);

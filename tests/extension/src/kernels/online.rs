@@ -5,7 +5,7 @@ use attn::{
     Scope, View, ViewMut,
 };
 
-use super::row::{Row, rows, write};
+use super::row::{Row, larger, rows, write};
 
 /// Softmax attention of one block of keys after another, each block's sums in float64. Every mask.
 #[derive(Clone, Copy, Debug, Default)]
@@ -50,7 +50,7 @@ impl<T: Element> CarriesState<Cpu, T> for Online {
             let products: Vec<(usize, f64)> = row.attended().collect();
             let [b, i, h] = at;
             let before = f64::from(state.max.at([b, i, h, 0]));
-            let max = products.iter().fold(before, |max, (_, product)| max.max(*product));
+            let max = products.iter().fold(before, |max, (_, product)| larger(max, *product));
             if max == f64::NEG_INFINITY {
                 continue;
             }

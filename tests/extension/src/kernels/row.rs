@@ -56,6 +56,11 @@ fn wide<T: Element>(tensor: &View<'_, T>, index: [usize; 4]) -> f64 {
     f64::from(tensor.at(index).to_f32())
 }
 
+/// The larger of two products; NaN if one of them is.
+pub(super) const fn larger(a: f64, b: f64) -> f64 {
+    if b > a || b.is_nan() { b } else { a }
+}
+
 /// All rows of a query: batch, position, head.
 pub(super) fn rows([batch, seq, heads, _]: [usize; 4]) -> impl Iterator<Item = [usize; 3]> {
     (0..batch).flat_map(move |b| (0..seq).flat_map(move |i| (0..heads).map(move |h| [b, i, h])))

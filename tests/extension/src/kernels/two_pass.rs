@@ -2,7 +2,7 @@
 
 use attn::{AttentionCall, AttentionKernel, Cpu, Element, MaskKinds, Scope};
 
-use super::row::{Row, rows, write};
+use super::row::{Row, larger, rows, write};
 
 /// Softmax attention by its definition: all products of a row, then their exponentials, then the output. Every mask.
 ///
@@ -19,7 +19,7 @@ impl<T: Element> AttentionKernel<Cpu, T> for TwoPass {
         for at in rows(query.shape()) {
             let row = Row { query, kv, mask: &mask, scale, at };
             let products: Vec<(usize, f64)> = row.attended().collect();
-            let max = products.iter().fold(f64::NEG_INFINITY, |max, (_, product)| max.max(*product));
+            let max = products.iter().fold(f64::NEG_INFINITY, |max, (_, product)| larger(max, *product));
             let channels = 0..query.shape()[3];
             if max == f64::NEG_INFINITY {
                 write(&mut call.out, &mut call.lse, at, channels.map(|_| 0.0), f64::NEG_INFINITY);

@@ -108,8 +108,8 @@ where
 
 impl<C: Communicator, const SCATTER: usize, const GATHER: usize> PairwiseAllGather<C, SCATTER, GATHER> {
     /// The positions of a rank's shard.
-    fn shard(&self, tensor: &'static str, seq: usize, rank: usize) -> attn::Result<Run> {
-        let layout = self.sharding.sequence(seq).map_err(|error| Error::SeqSplit { tensor, error })?;
+    fn shard(&self, seq: usize, rank: usize) -> attn::Result<Run> {
+        let layout = self.sharding.sequence(seq)?;
         Ok(layout.positions(rank).runs().next().map_or(Run::EMPTY, |(_, run)| run))
     }
 
@@ -119,7 +119,7 @@ impl<C: Communicator, const SCATTER: usize, const GATHER: usize> PairwiseAllGath
         request: &AttentionRequest<'a, T, C::Device>,
     ) -> attn::Result<BlockMask<'a, C::Device>> {
         let Sequence { query: seq_q, key: seq_k } = request.sequence;
-        let (rows, keys) = (self.shard("query", seq_q, self.group.rank())?, Run::of(0..seq_k));
+        let (rows, keys) = (self.shard(seq_q, self.group.rank())?, Run::of(0..seq_k));
         Ok(BlockMask {
             band: request.band().between(rows, keys),
             key_lengths: request.mask.key_lengths.map(KeyLengths::new),
@@ -142,14 +142,13 @@ impl<C: Communicator, const SCATTER: usize, const GATHER: usize> PairwiseAllGath
         let [batch, _, heads, head_dim] = request.kv.key.shape();
         let whole = [batch, seq, heads, head_dim];
         let (mut key, mut value) = (scope.take(whole)?, scope.take(whole)?);
-        let extent =
-            |rank: usize| Ok::<_, Error>([batch, self.shard("key", seq, rank)?.len, heads, head_dim]);
+        let extent = |rank: usize| Ok::<_, Error>([batch, self.shard(seq, rank)?.len, heads, head_dim]);
         for round in 0..ranks {
             // Whose partner's partner I am: numbers that add up to the round.
             let partner = (round + ranks - me) % ranks;
             let mut plan = ExchangePlan::default();
             plan.send(partner, [0; 4], extent(me)?);
-            plan.receive(partner, [0, self.shard("key", seq, partner)?.start, 0, 0], extent(partner)?);
+            plan.receive(partner, [0, self.shard(seq, partner)?.start, 0, 0], extent(partner)?);
             let mut transfers = [
                 Transfer::new(&plan, request.kv.key, key.reborrow())?,
                 Transfer::new(&plan, request.kv.value, value.reborrow())?,

@@ -65,7 +65,7 @@ pub enum Error {
     KvGroup(#[from] attn_plan::KvGroupError),
 
     /// Heads that the strategy's degree does not divide.
-    #[error(transparent)]
+    #[error("{0}; or use `split = \"uneven\"`")]
     HeadSplit(#[from] attn_plan::HeadSplitError),
 
     /// A sequence that does not divide.
@@ -105,6 +105,18 @@ pub enum Error {
         mask: attn_plan::Mask,
         /// What the kernel takes.
         takes: attn_plan::MaskKinds,
+    },
+
+    /// A strategy of a user's own was given what it does not say that it takes.
+    #[error(
+        "the strategy does not take {what}: use one of this crate's, or, if it is yours and handles them, say \
+         `const {constant}: bool = true` in its `ParallelAttentionStrategy`"
+    )]
+    NotTaken {
+        /// What it was given.
+        what: &'static str,
+        /// The trait's constant that says whether it takes them.
+        constant: &'static str,
     },
 
     /// A number that the attribute fixed, and a tensor or group that differs.

@@ -25,6 +25,12 @@ pub trait AttentionPipeline<C: Communicator, T: Element>: Sized {
     /// The masks that its kernel takes.
     const MASKS: MaskKinds;
 
+    /// Whether its strategies take joint tokens: those of this crate do.
+    const JOINT: bool = true;
+
+    /// Whether its strategies take keys that every rank has: those of this crate do.
+    const REPLICATED_KEYS: bool = true;
+
     /// Opens the `choice`-th of the offered strategies. Collective.
     ///
     /// # Errors
@@ -91,13 +97,30 @@ where
     const OFFERED: &'static [&'static str] = &[S::NAME];
     const LAYOUT: TensorLayout = S::LAYOUT;
     const MASKS: MaskKinds = S::MASKS;
+    const JOINT: bool = S::JOINT;
+    const REPLICATED_KEYS: bool = S::REPLICATED_KEYS;
 
     fn open(_: usize, group: C, spec: &AttentionSpec) -> Result<Self> {
         if let Some(degree) = spec.degree.filter(|degree| S::ENABLED && *degree != group.size()) {
             let found = format!("a group of {} ranks", group.size());
             return Err(Error::Declared { key: "degree", declared: degree.to_string(), found });
         }
-        Ok(Self::new(S::open(group, spec)?, K::default()))
+        let strategy = S::open(group, spec)?;
+        // A strategy of a user's own may not look at what was asked for.
+        let shares = strategy.sharding();
+        let unheeded = |key, declared: &str, found: &str| {
+            let (declared, found) =
+                (format!("\"{declared}\""), format!("strategy `{}`, which shares {found}", S::NAME));
+            Err(Error::Declared { key, declared, found })
+        };
+        if let Some(split) = spec.split.filter(|split| S::ENABLED && *split != shares.split) {
+            return unheeded("split", split.name(), &format!("as `{}` does", shares.split.name()));
+        }
+        let own = !ParallelConfig::knows(S::NAME);
+        if let Some(layout) = spec.layout.filter(|layout| own && *layout != shares.layout) {
+            return unheeded("layout", layout.name(), &format!("in the order `{}`", shares.layout.name()));
+        }
+        Ok(Self::new(strategy, K::default()))
     }
 
     fn name(&self) -> &'static str {

@@ -158,6 +158,8 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
         let check = Check {
             layout: A::Pipeline::LAYOUT,
             masks: A::Pipeline::MASKS,
+            joint: A::Pipeline::JOINT,
+            replicated_keys: A::Pipeline::REPLICATED_KEYS,
             rank: group.rank(),
             ranks: group.size(),
             sharding: pipeline.sharding(),
@@ -217,6 +219,10 @@ fn admit<'a, T: Element, D: Device>(
     check.not_empty("key", key.shape())?;
     check.is("key", key.shape(), [batch, keys, kv_heads, head_dim], "the query's batch and head_dim")?;
     check.is("value", value.shape(), key.shape(), "the key's shape")?;
+    if metadata.keys == KeyPlacement::Replicated && !check.replicated_keys {
+        let (what, constant) = ("keys that every rank has", "REPLICATED_KEYS");
+        return Err(Error::NotTaken { what, constant });
+    }
     let sequence = check.sequence(query.shape(), key.shape(), metadata)?;
     attn_plan::check_kv_group(heads, kv_heads)?;
     for (key, declared, found) in [
@@ -274,6 +280,8 @@ fn admit<'a, T: Element, D: Device>(
 struct Check {
     layout: TensorLayout,
     masks: MaskKinds,
+    joint: bool,
+    replicated_keys: bool,
     rank: usize,
     ranks: usize,
     sharding: Sharding,
@@ -303,6 +311,10 @@ impl Check {
             let [query, key, value] = shapes.map(|shape| if shape.is_some() { "given" } else { "missing" });
             return Err(Error::JointIncomplete { query, key, value });
         };
+        if !self.joint {
+            let (what, constant) = ("joint tensors", "JOINT");
+            return Err(Error::NotTaken { what, constant });
+        }
         let tokens = joint_query[1];
         self.is("joint_query", joint_query, replaced(query, tokens), "the query's shape in all but seq")?;
         let expected = [query[0], tokens, key[2], query[3]];

@@ -32,31 +32,29 @@ impl StridedCopy {
     }
 }
 
-/// Copies one tensor into another of the same shape, on the scope's device.
-///
-/// # Errors
-/// If the shapes differ, or the device reports an error.
-pub(crate) fn copy_tensor<T: Scalar, D: Device>(
-    scope: Scope<'_, D>,
-    source: View<'_, T, D>,
-    destination: ViewMut<'_, T, D>,
-) -> Result<()> {
-    if source.shape() != destination.shape() {
-        return Err(Error::Plan(format!(
-            "cannot copy shape {:?} into {:?}",
-            source.shape(),
-            destination.shape()
-        )));
+impl<D: Device> Scope<'_, D> {
+    /// Copies one tensor into another of the same shape: concatenating, packing and slicing are such copies between views.
+    ///
+    /// # Errors
+    /// If the shapes differ, or the device reports an error.
+    pub fn copy<T: Scalar>(&self, source: View<'_, T, D>, destination: ViewMut<'_, T, D>) -> Result<()> {
+        if source.shape() != destination.shape() {
+            return Err(Error::Plan(format!(
+                "cannot copy shape {:?} into {:?}",
+                source.shape(),
+                destination.shape()
+            )));
+        }
+        let copy = StridedCopy {
+            source: source.base().as_ptr().cast_const().cast(),
+            destination: destination.base().as_ptr().cast(),
+            item: size_of::<T>(),
+            extent: source.shape(),
+            source_strides: source.strides(),
+            destination_strides: destination.strides(),
+        };
+        // SAFETY: by the views' invariants the source can be read and the destination, which is lent exclusively and so
+        // does not overlap it, can be written.
+        unsafe { D::copy(self.queue(), &[copy]) }
     }
-    let copy = StridedCopy {
-        source: source.base().as_ptr().cast_const().cast(),
-        destination: destination.base().as_ptr().cast(),
-        item: size_of::<T>(),
-        extent: source.shape(),
-        source_strides: source.strides(),
-        destination_strides: destination.strides(),
-    };
-    // SAFETY: by the views' invariants the source can be read and the destination, which is lent exclusively and so
-    // does not overlap it, can be written.
-    unsafe { D::copy(scope.queue(), &[copy]) }
 }

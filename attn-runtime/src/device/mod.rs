@@ -6,7 +6,6 @@ pub mod cpu;
 
 pub use arena::{Arena, Scope};
 pub use copy::StridedCopy;
-pub(crate) use copy::copy_tensor;
 pub use cpu::Cpu;
 
 use core::ptr::NonNull;

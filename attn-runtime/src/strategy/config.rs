@@ -73,6 +73,11 @@ impl ParallelConfig {
         ]
     }
 
+    /// Whether a strategy is one of this crate.
+    pub(crate) fn knows(strategy: &str) -> bool {
+        Parts::of(strategy).is_some()
+    }
+
     /// Which of the `offered` strategies is meant, in a group of `ranks`.
     ///
     /// # Errors

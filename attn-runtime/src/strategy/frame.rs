@@ -2,7 +2,7 @@
 
 use attn_plan::{Run, SequenceLayout, Span};
 
-use crate::device::{Device, Scope, copy_tensor};
+use crate::device::{Device, Scope};
 use crate::error::Result;
 use crate::kernel::{Band, BlockMask, BlockSegments, Cover, KeyLengths, SegmentIds};
 use crate::metadata::{JointStrategy, KeyPlacement};
@@ -186,7 +186,7 @@ impl<'a, D: Device> Frame<'a, D> {
             let mut key = 0;
             for keys in keys.into_iter().flatten() {
                 let part = whole.reborrow().narrow(2, row, rows.len)?.narrow(3, key, keys.len)?;
-                copy_tensor(scope, dense.select(2, rows)?.select(3, keys)?, part)?;
+                scope.copy(dense.select(2, rows)?.select(3, keys)?, part)?;
                 key += keys.len;
             }
             row += rows.len;

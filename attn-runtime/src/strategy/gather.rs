@@ -9,7 +9,7 @@ use core::ops::Range;
 use attn_plan::{MaskKinds, Run, Span};
 
 use crate::comm::{Communicator, ExchangePlan, Signature, Transfer};
-use crate::device::{Device, Scope, copy_tensor};
+use crate::device::{Device, Scope};
 use crate::error::{Error, Result};
 use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::metadata::KeyPlacement;
@@ -148,13 +148,13 @@ where
             let shape = [batch, room + needed.len(), heads, head_dim];
             let (mut key, mut value) = (scope.take(shape)?, scope.take(shape)?);
             if let Some(joint) = joint {
-                copy_tensor(scope, joint.key, key.reborrow().narrow(1, 0, room)?)?;
-                copy_tensor(scope, joint.value, value.reborrow().narrow(1, 0, room)?)?;
+                scope.copy(joint.key, key.reborrow().narrow(1, 0, room)?)?;
+                scope.copy(joint.value, value.reborrow().narrow(1, 0, room)?)?;
             }
             if replicated {
                 let whole = call.kv.narrow(1, needed.start, needed.len())?;
-                copy_tensor(scope, whole.key, key.reborrow().narrow(1, room, needed.len())?)?;
-                copy_tensor(scope, whole.value, value.reborrow().narrow(1, room, needed.len())?)?;
+                scope.copy(whole.key, key.reborrow().narrow(1, room, needed.len())?)?;
+                scope.copy(whole.value, value.reborrow().narrow(1, room, needed.len())?)?;
             } else {
                 let signature = Signature { stage: "gather", ..self.context.signature };
                 let mut transfers = [

@@ -45,6 +45,8 @@ where
     const ENABLED: bool = true;
     const LAYOUT: TensorLayout = TensorLayout::of::<SCATTER, GATHER>();
     const MASKS: MaskKinds = K::MASKS;
+    const JOINT: bool = true;
+    const REPLICATED_KEYS: bool = true;
     type Context<'a> = ReshardContext<'a, T, C::Device>;
     type Driven<'a>
         = Rotate<'a, Grouped<'a, K>, C, T>

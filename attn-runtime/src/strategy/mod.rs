@@ -77,6 +77,13 @@ pub trait ParallelAttentionStrategy<K, C: Communicator, T: Element>: Sized {
     /// that says nothing takes masks by position; one that passes the whole mask on says `K::MASKS`.
     const MASKS: MaskKinds = MaskKinds::SPAN;
 
+    /// Whether it takes [joint tokens](AttentionRequest::joint). If not, a call with some is refused before anything moves.
+    const JOINT: bool = false;
+
+    /// Whether it takes keys that every rank has ([`KeyPlacement::Replicated`](crate::KeyPlacement)). If not, a call with
+    /// some is refused before anything moves.
+    const REPLICATED_KEYS: bool = false;
+
     /// What `post_attention` must know of `pre_attention`.
     type Context<'a>: ParallelAttentionContext;
 

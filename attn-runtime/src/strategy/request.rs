@@ -4,6 +4,7 @@ use attn_plan::{Mask, Run, Sharding, Span};
 
 use crate::comm::Signature;
 use crate::device::Device;
+use crate::error::Result;
 use crate::kernel::{Band, BlockMask, BlockSegments, KeyLengths, SegmentIds};
 use crate::metadata::{JointStrategy, KeyPlacement, Segments, Sequence};
 use crate::tensor::{Element, KeyValue, View, ViewMut};
@@ -142,15 +143,35 @@ impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
     /// The mask of a kernel call on the whole sequence, without joint tokens.
     #[inline]
     pub fn block_mask(&self) -> BlockMask<'a, D> {
+        let Sequence { query, key } = self.sequence;
+        BlockMask { dense: self.mask.dense, ..self.block_mask_by_host(Run::of(0..query), Run::of(0..key)) }
+    }
+
+    /// The mask of a kernel call on some queries and some keys of the sequence, without joint tokens. Where the mask goes
+    /// by position, both stand at the same distances.
+    ///
+    /// # Errors
+    /// If the sequence has no such positions.
+    pub fn block_mask_of(&self, query: Run, key: Run) -> Result<BlockMask<'a, D>> {
+        let dense = match self.mask.dense {
+            None => None,
+            Some(dense) => Some(dense.select(2, query)?.select(3, key)?),
+        };
+        Ok(BlockMask { dense, ..self.block_mask_by_host(query, key) })
+    }
+
+    /// What of the mask comes as numbers from the host.
+    #[inline]
+    fn block_mask_by_host(&self, query: Run, key: Run) -> BlockMask<'a, D> {
         let Sequence { query: seq_q, key: seq_k } = self.sequence;
         BlockMask {
-            band: self.band(),
-            key_lengths: self.mask.key_lengths.map(KeyLengths::new),
-            segments: self.mask.segments.map(|Segments { query, key }| BlockSegments {
-                query: SegmentIds::new(query, seq_q, Run::of(0..seq_q)),
-                key: SegmentIds::new(key, seq_k, Run::of(0..seq_k)),
+            band: self.band().between(query, key),
+            key_lengths: self.mask.key_lengths.map(|lengths| KeyLengths::of_block(lengths, 0, key)),
+            segments: self.mask.segments.map(|segments| BlockSegments {
+                query: SegmentIds::new(segments.query, seq_q, query),
+                key: SegmentIds::new(segments.key, seq_k, key),
             }),
-            dense: self.mask.dense,
+            dense: None,
         }
     }
 

@@ -21,7 +21,7 @@ use self::context::Back;
 use self::plans::Plans;
 
 use crate::comm::{Communicator, Signature, Traffic, Transfer};
-use crate::device::{Device, Scope, copy_tensor};
+use crate::device::{Device, Scope};
 use crate::error::Result;
 use crate::kernel::{AttentionCall, BlockMask};
 use crate::metadata::KeyPlacement;
@@ -315,7 +315,7 @@ fn place<T: Element, D: Device>(
     part: View<'_, T, D>,
 ) -> Result<()> {
     let length = part.shape()[1];
-    copy_tensor(scope, part, destination.reborrow().narrow(1, start, length)?)
+    scope.copy(part, destination.reborrow().narrow(1, start, length)?)
 }
 
 /// A dense mask as some of the heads see it.

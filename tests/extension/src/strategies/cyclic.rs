@@ -2,11 +2,9 @@
 
 use attn::{
     AttentionCall, AttentionKernel, AttentionRequest, AttentionSpec, Communicator, Device, Element, Error,
-    ExchangePlan, KeyPlacement, KeyValue, MaskKinds, ParallelAttentionContext, ParallelAttentionStrategy,
-    Scope, Signature, TensorLayout, Transfer, ViewMut,
+    ExchangePlan, KeyValue, MaskKinds, ParallelAttentionContext, ParallelAttentionStrategy, Scope, Signature,
+    TensorLayout, Transfer, ViewMut,
 };
-
-use super::no_joint_tokens;
 
 const NAME: &str = "cyclic";
 
@@ -104,14 +102,6 @@ where
         let [_, keys, kv_heads, _] = request.kv.key.shape();
         let ranks = self.group.size();
         let hands = Hands { me: self.group.rank(), ranks, batch, kv_heads };
-        if request.joint.is_some() {
-            return Err(no_joint_tokens(NAME, request.joint_tokens()));
-        }
-        if request.keys == KeyPlacement::Replicated {
-            return Err(Error::Configuration(format!(
-                "strategy `{NAME}` has no replicated keys: shard them"
-            )));
-        }
         if !kv_heads.is_multiple_of(ranks) {
             return Err(Error::Configuration(format!(
                 "strategy `{NAME}`: {kv_heads} key/value heads do not divide among {ranks} ranks"

@@ -1,13 +1,10 @@
 //! All-gather, one partner at a time.
 
 use attn::{
-    AttentionCall, AttentionKernel, AttentionRequest, AttentionSpec, BlockMask, BlockSegments, Communicator,
-    Element, Error, ExchangePlan, KeyLengths, KeyPlacement, KeyValue, MaskKinds, ParallelAttentionContext,
-    ParallelAttentionStrategy, Run, Scope, SegmentIds, Segments, Sequence, Sharding, Signature, TensorLayout,
-    Transfer,
+    AttentionCall, AttentionKernel, AttentionRequest, AttentionSpec, BlockMask, Communicator, Element, Error,
+    ExchangePlan, KeyPlacement, KeyValue, MaskKinds, ParallelAttentionContext, ParallelAttentionStrategy,
+    Run, Scope, Sharding, Signature, TensorLayout, Transfer,
 };
-
-use super::no_joint_tokens;
 
 const NAME: &str = "pairwise";
 
@@ -40,6 +37,7 @@ where
     const ENABLED: bool = true;
     const LAYOUT: TensorLayout = TensorLayout::of::<SCATTER, GATHER>();
     const MASKS: MaskKinds = K::MASKS;
+    const REPLICATED_KEYS: bool = true;
     type Context<'a> = Stays;
     type Driven<'a>
         = &'a K
@@ -75,9 +73,6 @@ where
         scope: Scope<'a, C::Device>,
         request: AttentionRequest<'a, T, C::Device>,
     ) -> attn::Result<(AttentionCall<'a, T, C::Device>, Stays)> {
-        if request.joint.is_some() {
-            return Err(no_joint_tokens(NAME, request.joint_tokens()));
-        }
         let signature = request.signature(NAME, self.sharding);
         let mask = self.mask(&request)?;
         let kv = match request.keys {
@@ -118,17 +113,8 @@ impl<C: Communicator, const SCATTER: usize, const GATHER: usize> PairwiseAllGath
         &self,
         request: &AttentionRequest<'a, T, C::Device>,
     ) -> attn::Result<BlockMask<'a, C::Device>> {
-        let Sequence { query: seq_q, key: seq_k } = request.sequence;
-        let (rows, keys) = (self.shard(seq_q, self.group.rank())?, Run::of(0..seq_k));
-        Ok(BlockMask {
-            band: request.band().between(rows, keys),
-            key_lengths: request.mask.key_lengths.map(KeyLengths::new),
-            segments: request.mask.segments.map(|Segments { query, key }| BlockSegments {
-                query: SegmentIds::new(query, seq_q, rows),
-                key: SegmentIds::new(key, seq_k, keys),
-            }),
-            dense: request.mask.dense.map(|dense| dense.select(2, rows)).transpose()?,
-        })
+        let rows = self.shard(request.sequence.query, self.group.rank())?;
+        request.block_mask_of(rows, Run::of(0..request.sequence.key))
     }
 
     /// All ranks' keys and values, in natural order.

@@ -80,6 +80,7 @@ fn flags_for_files_are_refused_without_one() {
         &["--gather", "1"],
         &["--scale", "0.1"],
         &["--no-check"],
+        &["--keys", "sharded"],
     ] {
         fail(folder.path(), args, 2, &[args[0], "`--input`"]);
     }
@@ -105,13 +106,13 @@ fn strategies_that_cannot_run_on_the_tensors() {
         &folder,
         &["--strategy", "ring", "--ranks", "3"],
         3,
-        &["10 positions of `q`", "3 ranks", "1, 2, 5, 10"],
+        &["`q`: 10 positions", "3 ranks", "1, 2, 5 and 10"],
     );
     refuse(
         &folder,
         &["--strategy", "ring", "--ranks", "2"],
         3,
-        &["15 positions of `k` and `v`", "1, 3, 5, 15"],
+        &["`k` and `v`: 15 positions", "1, 3, 5 and 15"],
     );
     refuse(&folder, &["--ranks", "2"], 3, &["`none` runs on one rank", "2"]);
     refuse(&folder, &["--strategy", "none", "--ranks", "2"], 3, &["`none` runs on one rank", "2"]);

@@ -31,6 +31,7 @@ fn a_row_is_an_object_on_a_line_and_attention_is_the_first() {
     let rows = bench("2,48,4,16", &["--dtype", "bf16", "--kv-heads", "2", "--seq-k", "24", "--threads", "1"]);
     assert_eq!(names(&rows), [ONE_RUN, KERNELS].concat());
     let keys = [
+        "allgather",
         "backend",
         "bytes_per_rank",
         "device",
@@ -43,6 +44,7 @@ fn a_row_is_an_object_on_a_line_and_attention_is_the_first() {
         "gflops",
         "iqr_ms",
         "kv_heads",
+        "layout",
         "mask",
         "max_ms",
         "median_ms",
@@ -51,11 +53,14 @@ fn a_row_is_an_object_on_a_line_and_attention_is_the_first() {
         "of_floor",
         "profile",
         "ranks",
+        "ring",
         "runs",
         "seq_k",
         "shape",
+        "split",
         "strategy",
         "threads",
+        "ulysses",
         "warmup",
     ];
     for row in &rows {
@@ -92,9 +97,9 @@ fn a_row_is_an_object_on_a_line_and_attention_is_the_first() {
 
 #[test]
 fn every_strategy_asked_for_has_its_rows_and_the_bytes_of_its_formula() {
-    let rows =
-        bench("2,48,4,16", &["--strategy", "none,ulysses,ring", "--ranks", "2,4", "--backend", "sdpa"]);
-    assert_eq!(names(&rows), [ONE_RUN, ONE_RUN, ONE_RUN, ONE_RUN, ONE_RUN, KERNELS].concat());
+    let strategies = "none,ulysses,ring,hybrid,allgather_kv,ulysses_allgather";
+    let rows = bench("2,48,4,16", &["--strategy", strategies, "--ranks", "2,4", "--backend", "sdpa"]);
+    assert_eq!(names(&rows), [&[ONE_RUN; 11].concat()[..], &KERNELS].concat());
     let said = |row: &Value| {
         (row["strategy"].as_str().unwrap().to_owned(), row["ranks"].as_u64(), row["bytes_per_rank"].as_u64())
     };
@@ -106,6 +111,12 @@ fn every_strategy_asked_for_has_its_rows_and_the_bytes_of_its_formula() {
         ("ulysses", 4, 4 * position * 12 * 3 / 4),
         ("ring", 2, 2 * position * 24),
         ("ring", 4, 2 * position * 12 * 3),
+        ("hybrid", 2, 2 * position * 24),
+        ("hybrid", 4, 4 * position * 12 / 2 + 2 * position / 2 * 24),
+        ("allgather_kv", 2, 2 * position * 24),
+        ("allgather_kv", 4, 2 * position * 12 * 3),
+        ("ulysses_allgather", 2, 2 * position * 24),
+        ("ulysses_allgather", 4, 4 * position * 12 / 2 + 2 * position / 2 * 24),
     ];
     for (run, (strategy, ranks, bytes)) in rows.chunks(4).zip(expected) {
         assert_eq!(said(&run[0]), (strategy.to_owned(), Some(ranks), Some(bytes)));
@@ -122,6 +133,21 @@ fn a_causal_mask_counts_what_it_leaves_and_a_floor_what_it_would_take() {
     assert!((operations / expected - 1.0).abs() < 1e-9, "{operations} and {expected}");
     for row in [&rows[0], &rows[2]] {
         assert!((number(row, "floor_ms") / (expected / 0.5e9) - 1.0).abs() < 1e-9, "{row}");
+    }
+}
+
+#[test]
+fn rings_are_measured_in_every_layout_and_split() {
+    for (layout, split, shape) in [
+        ("zigzag", "strict", "1,48,4,16"),
+        ("striped", "uneven", "1,23,5,16"),
+        ("contiguous", "uneven", "1,3,5,16"),
+    ] {
+        let args = ["--strategy", "hybrid", "--ulysses", "2", "--ring", "2", "--mask", "window:9,0"];
+        let rows = bench(shape, &[&args[..], &["--layout", layout, "--split", split]].concat());
+        let said =
+            ["layout", "split", "mask", "ranks", "ulysses", "ring"].map(|key| rows[0][key].to_string());
+        assert_eq!(said.map(|text| text.replace('"', "")), [layout, split, "window(9, 0)", "4", "2", "2"]);
     }
 }
 
@@ -180,11 +206,11 @@ fn what_makes_no_sense_is_refused() {
     refuse(&["--kv-heads", "3"], 3, &["3 heads of keys and values", "8 heads"]);
     refuse(&["--ranks", "2"], 3, &["`none` runs on one rank"]);
     refuse(&["--strategy", "ulysses", "--ranks", "3"], 3, &["8 query heads", "1, 2, 4 and 8"]);
-    refuse(&["--strategy", "ring", "--ranks", "3"], 3, &["2048 positions of the queries", "1, 2, 4, 8"]);
+    refuse(&["--strategy", "ring", "--ranks", "3"], 3, &["the queries: 2048 positions", "1, 2, 4, 8"]);
     refuse(
         &["--strategy", "ring", "--ranks", "2", "--seq-k", "31"],
         3,
-        &["31 positions of the keys", "1, 31"],
+        &["the keys: 31 positions", "1 and 31"],
     );
     // A tensor that could be addressed, but that no machine has the memory for.
     refuse(

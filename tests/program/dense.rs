@@ -2,21 +2,18 @@
 
 use crate::tensors::Values;
 
-/// `softmax(q k^T * scale) v` and the log-sum-exp of the scores, `[batch, heads, seq]`. Axes of the others are
-/// `[batch, seq, heads, head_dim]`. With `causal`, the last query attends all keys, the one before it all but one.
+/// `softmax(q k^T * scale) v` over the keys that `attends(batch, head, query, key)`, and the log-sum-exp of the scores,
+/// `[batch, heads, seq]`. Axes of the others are `[batch, seq, heads, head_dim]`.
 pub(crate) fn attention(
-    q: &Values,
-    k: &Values,
-    v: &Values,
+    [q, k, v]: [&Values; 3],
     scale: Option<f64>,
-    causal: bool,
+    attends: impl Fn(usize, usize, usize, usize) -> bool,
 ) -> (Values, Values) {
     let [batch, queries, heads, dim] = q.shape[..] else { panic!("q has four axes") };
     let [_, keys, kv_heads, _] = k.shape[..] else { panic!("k has four axes") };
     let scale = scale.unwrap_or(1.0 / (dim as f64).sqrt());
-    let row = |tensor: &Values, b: usize, s: usize, h: usize| -> Vec<f64> {
-        let start = ((b * tensor.shape[1] + s) * tensor.shape[2] + h) * dim;
-        tensor.values[start..start + dim].to_vec()
+    let row = |tensor: &Values, b: usize, s: usize, h: usize| {
+        ((b * tensor.shape[1] + s) * tensor.shape[2] + h) * dim..
     };
     let mut out = Values { shape: q.shape.clone(), values: vec![0.0; q.values.len()] };
     let mut lse = Values {
@@ -27,19 +24,22 @@ pub(crate) fn attention(
         for h in 0..heads {
             let kv = h / (heads / kv_heads);
             for s in 0..queries {
-                let query = row(q, b, s, h);
-                let visible = if causal { (keys + s + 1).saturating_sub(queries).min(keys) } else { keys };
-                let score = |j| query.iter().zip(row(k, b, j, kv)).map(|(x, y)| x * y).sum::<f64>() * scale;
-                let scores: Vec<f64> = (0..visible).map(score).collect();
+                let query = &q.values[row(q, b, s, h)][..dim];
+                let score = |j: usize| {
+                    query.iter().zip(&k.values[row(k, b, j, kv)]).map(|(x, y)| x * y).sum::<f64>() * scale
+                };
+                let attended: Vec<usize> = (0..keys).filter(|j| attends(b, h, s, *j)).collect();
+                let scores: Vec<f64> = attended.iter().map(|j| score(*j)).collect();
                 let most = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|score| (score - most).exp()).sum();
-                for (j, score) in scores.iter().enumerate() {
-                    let start = ((b * queries + s) * heads + h) * dim;
-                    for (o, x) in out.values[start..start + dim].iter_mut().zip(row(v, b, j, kv)) {
+                let start = row(q, b, s, h).start;
+                for (j, score) in attended.iter().zip(&scores) {
+                    let values = &v.values[row(v, b, *j, kv)];
+                    for (o, x) in out.values[start..start + dim].iter_mut().zip(values) {
                         *o += (score - most).exp() / sum * x;
                     }
                 }
-                if visible > 0 {
+                if !attended.is_empty() {
                     lse.values[(b * heads + h) * queries + s] = most + sum.ln();
                 }
             }

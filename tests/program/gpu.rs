@@ -12,16 +12,33 @@ use crate::{fail, names, succeed};
 fn folder() -> TempDir {
     let folder = tempdir().unwrap();
     let tensor = Values::random(1, [1, 64, 4, 64]);
+    let lengths = Values { shape: vec![1], values: vec![40.0] };
+    let segments = Values { shape: vec![1, 64], values: vec![7.0; 64] };
     let tensors = ["q", "k", "v"].map(|name| (name, &tensor, Dtype::F32));
+    let masks = [("key_lengths", &lengths, Dtype::I64), ("segments", &segments, Dtype::I32)];
+    let tensors = [&tensors[..], &masks].concat();
     write(&folder.path().join("in.safetensors"), &tensors);
     folder
 }
 
 /// Command lines that need a GPU.
-const WITH_GPU: [&[&str]; 4] = [
+const WITH_GPU: [&[&str]; 6] = [
     &["--device", "cuda"],
+    &[
+        "--device",
+        "cuda",
+        "--strategy",
+        "ring,hybrid",
+        "--ranks",
+        "4",
+        "--layout",
+        "zigzag",
+        "--mask",
+        "causal",
+    ],
     &["run", "--device", "cuda", "--strategy", "ring", "--ranks", "2"],
     &["run", "--device", "cuda", "--input", "in.safetensors", "--dtype", "bf16"],
+    &["run", "--device", "cuda", "--input", "in.safetensors", "--dtype", "f16", "--mask", "causal+padding"],
     &["bench", "--device", "cuda"],
 ];
 
@@ -88,6 +105,8 @@ fn what_a_gpu_does_not_do_is_refused_before_it_is_looked_for() {
         refuse(&[command, "--strategy", "ulysses", "--ranks", "3"], 3, &["3 ranks"]);
     }
     refuse(&["run", "--input", "in.safetensors"], 2, &["16-bit", "--dtype bf16"]);
+    let segments = ["run", "--input", "in.safetensors", "--dtype", "bf16", "--mask", "segments"];
+    refuse(&segments, 3, &["mask `segments`", "none, causal, window, padding"]);
     refuse(&["run", "--input", "absent"], 4, &["cannot read `absent`"]);
     for args in [&["--lse"][..], &["--joint", "front"], &["--scatter", "2"], &["--output", "out.safetensors"]]
     {

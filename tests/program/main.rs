@@ -6,6 +6,10 @@ mod dense;
 mod files;
 mod gpu;
 mod other;
+mod problem;
+mod report;
+mod sharing;
+mod sweep;
 mod tensors;
 
 use std::path::Path;

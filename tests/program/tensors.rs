@@ -65,6 +65,8 @@ impl Values {
             Dtype::F16 => f16::from_f64(*value).to_le_bytes().to_vec(),
             Dtype::BF16 => bf16::from_f64(*value).to_le_bytes().to_vec(),
             Dtype::I32 => (*value as i32).to_le_bytes().to_vec(),
+            Dtype::I64 => (*value as i64).to_le_bytes().to_vec(),
+            Dtype::U8 | Dtype::BOOL => vec![*value as u8],
             Dtype::F64 => value.to_le_bytes().to_vec(),
             other => panic!("the tests write no {other}"),
         };
@@ -106,10 +108,16 @@ pub(crate) fn tensor_names(path: &Path) -> Vec<String> {
     names
 }
 
-/// The norm of the difference, divided by that of what is expected.
+/// The norm of the difference, divided by that of what is expected. What is -inf in one must be so in both, and what is
+/// expected to be all zeros must be.
 pub(crate) fn relative_error(found: &Values, expected: &Values) -> f64 {
     assert_eq!(found.shape, expected.shape);
-    let square = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>().sqrt();
-    let difference = square(&mut found.values.iter().zip(&expected.values).map(|(a, b)| a - b));
-    difference / square(&mut expected.values.iter().copied())
+    let (mut difference, mut whole) = (0.0, 0.0);
+    for (found, expected) in found.values.iter().zip(&expected.values).filter(|(a, b)| a != b) {
+        difference += (found - expected).powi(2);
+    }
+    for expected in expected.values.iter().filter(|value| value.is_finite()) {
+        whole += expected.powi(2);
+    }
+    if difference == 0.0 { 0.0 } else { (difference / whole).sqrt() }
 }

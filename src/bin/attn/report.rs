@@ -4,19 +4,30 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use attn::{DType, Phases, Traffic};
+use attn::prelude::*;
+use attn::{DType, KeyPlacement, Mask, Phases, RingLayout, Traffic, Work};
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Backend, DeviceName};
+use crate::cli::{Backend, Degree, DeviceName};
 use crate::failure::Failure;
 use crate::plan::Run;
 
 /// What one rank measured.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Measured {
-    pub(crate) phases: Phases,
-    pub(crate) traffic: Traffic,
+    phases: Phases,
+    traffic: Traffic,
+    work: Work,
+}
+
+impl Measured {
+    /// What a session has measured so far.
+    pub(crate) fn of<A: ParallelAttention<C, T>, C: Communicator, T: Element>(
+        session: &Session<A, C, T>,
+    ) -> Self {
+        Self { phases: session.phases(), traffic: session.traffic(), work: session.work() }
+    }
 }
 
 /// What one run measured: of each number the largest that a rank has.
@@ -27,19 +38,53 @@ pub(crate) struct Timing {
     post: Duration,
     wall: Duration,
     bytes: u64,
+    blocks: Option<Blocks>,
 }
 
 impl Timing {
-    pub(crate) fn of(ranks: impl IntoIterator<Item = Measured>, wall: Duration) -> Self {
-        let start =
-            Self { pre: Duration::ZERO, kernel: Duration::ZERO, post: Duration::ZERO, wall, bytes: 0 };
-        ranks.into_iter().fold(start, |most, Measured { phases, traffic }| Self {
-            pre: most.pre.max(phases.pre),
-            kernel: most.kernel.max(phases.kernel),
-            post: most.post.max(phases.post),
+    pub(crate) fn of(ranks: &[Measured], wall: Duration) -> Self {
+        let longest = |phase: fn(&Phases) -> Duration| {
+            ranks.iter().map(|rank| phase(&rank.phases)).max().unwrap_or_default()
+        };
+        Self {
+            pre: longest(|phases| phases.pre),
+            kernel: longest(|phases| phases.kernel),
+            post: longest(|phases| phases.post),
             wall,
-            bytes: most.bytes.max(traffic.bytes),
-        })
+            bytes: ranks.iter().map(|rank| rank.traffic.sent).max().unwrap_or_default(),
+            blocks: Blocks::of(ranks.iter().map(|rank| rank.work)),
+        }
+    }
+}
+
+/// Blocks of queries and keys that ranks computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Blocks {
+    /// The most of a rank.
+    busiest: u64,
+    /// Of all ranks.
+    mean: f64,
+}
+
+impl Blocks {
+    /// None if nobody counted.
+    fn of(ranks: impl Iterator<Item = Work> + Clone) -> Option<Self> {
+        let counted = ranks.clone().any(|work| work != Work::default());
+        let computed = ranks.map(|work| work.computed);
+        let (busiest, count) = (computed.clone().max()?, computed.clone().count());
+        counted.then(|| Self { busiest, mean: computed.sum::<u64>() as f64 / count as f64 })
+    }
+
+    /// How much more the busiest has than the mean; none if there is nothing to do.
+    fn ratio(&self) -> Option<f64> {
+        (self.busiest > 0).then(|| self.busiest as f64 / self.mean)
+    }
+
+    /// `9 / 9.0 (1.00x)`.
+    fn text(&self) -> String {
+        let Self { busiest, mean } = self;
+        let ratio = self.ratio().map_or_else(String::new, |ratio| format!(" ({ratio:.2}x)"));
+        format!("{busiest} / {mean:.1}{ratio}")
     }
 }
 
@@ -66,6 +111,8 @@ pub(crate) struct Report<'a> {
     pub(crate) device: DeviceName,
     pub(crate) backend: Backend,
     pub(crate) dtype: DType,
+    pub(crate) mask: Mask,
+    pub(crate) keys: KeyPlacement,
     pub(crate) comparisons: &'a [Comparison],
     pub(crate) rows: Vec<Row>,
     /// What was written: what it is, and the file's name.
@@ -84,12 +131,14 @@ impl Report<'_> {
     fn text(&self) -> String {
         let mut table = Table::new();
         table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
-        let titles = ["strategy", "ranks", "pre", "kernel", "post", "total", "moved"].map(str::to_owned);
+        let titles =
+            ["strategy", "ranks", "pre", "kernel", "post", "total", "sent", "blocks"].map(str::to_owned);
         table.set_header(titles.into_iter().chain(self.comparisons.iter().map(|c| c.title.to_owned())));
         for Row { run, timing, errors } in &self.rows {
-            let mut cells = vec![run.strategy.name().to_owned(), run.ranks.to_string()];
+            let mut cells = vec![run.strategy.name().to_owned(), run.ranks_text()];
             cells.extend([timing.pre, timing.kernel, timing.post, timing.wall].map(duration));
             cells.push(bytes(timing.bytes));
+            cells.push(timing.blocks.map_or_else(|| "-".to_owned(), |blocks| blocks.text()));
             cells.extend(errors.iter().map(|error| match error {
                 None => "-".to_owned(),
                 Some(0.0) => "0".to_owned(),
@@ -98,14 +147,35 @@ impl Report<'_> {
             table.add_row(cells);
         }
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-        let (device, backend, dtype) = (self.device.name(), self.backend.name(), self.dtype);
         let written = self.written.map(|(what, name)| format!("{what}: {}\n", name.display()));
         format!(
-            "device {device}, kernel {backend}, elements {dtype}\n{table}\n\
+            "{}\n{table}\n\
              pre, kernel, post: parts of attention, each by its slowest rank; total: the whole run, by the wall clock\n\
-             moved: bytes that the busiest rank took from others\n{}",
+             sent: bytes that the busiest rank sent to others; blocks: of queries and keys, computed by the busiest rank / by \
+             a rank on average, if the strategy counts them\n{}",
+            self.settings(),
             written.unwrap_or_default()
         )
+    }
+
+    /// What is the same for all runs; layout, split and placement of keys only where they are not what they mostly are.
+    fn settings(&self) -> String {
+        let Self { device, backend, dtype, mask, keys, rows, .. } = self;
+        let layouts = rows.iter().filter_map(|row| row.run.layout());
+        let splits = rows.iter().map(|row| row.run.sharding.split);
+        let mut text =
+            format!("device {}, kernel {}, elements {dtype}, mask {mask}", device.name(), backend.name());
+        let unusual = [
+            ("layout", layouts.map(RingLayout::name).find(|name| *name != RingLayout::default().name())),
+            ("split", splits.map(Split::name).find(|name| *name != Split::default().name())),
+            ("keys", Some(keys.name()).filter(|name| *name != KeyPlacement::default().name())),
+        ];
+        for (what, name) in unusual {
+            if let Some(name) = name {
+                text.push_str(&format!(", {what} {name}"));
+            }
+        }
+        text
     }
 
     fn json(&self) -> Value {
@@ -122,7 +192,14 @@ impl Report<'_> {
         let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
         let mut value = json!({
             "strategy": run.strategy.name(),
-            "ranks": run.ranks,
+            "ranks": run.ranks(),
+            "ulysses": run.degree(Degree::Ulysses),
+            "ring": run.degree(Degree::Ring),
+            "allgather": run.degree(Degree::Allgather),
+            "layout": run.layout().map(RingLayout::name),
+            "split": run.sharding.split.name(),
+            "mask": self.mask.to_string(),
+            "keys": self.keys.name(),
             "device": self.device.name(),
             "backend": self.backend.name(),
             "dtype": self.dtype.to_string(),
@@ -131,6 +208,9 @@ impl Report<'_> {
             "kernel_ms": milliseconds(timing.kernel),
             "post_ms": milliseconds(timing.post),
             "bytes_per_rank": timing.bytes,
+            "blocks_busiest": timing.blocks.map(|blocks| blocks.busiest),
+            "blocks_mean": timing.blocks.map(|blocks| blocks.mean),
+            "blocks_ratio": timing.blocks.and_then(|blocks| blocks.ratio()),
         });
         for (comparison, error) in self.comparisons.iter().zip(errors) {
             value[comparison.key] = json!(error);
@@ -183,6 +263,16 @@ pub(crate) fn bytes(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_are_those_of_the_busiest_rank_and_the_mean() {
+        let work = |computed, skipped| Work { computed, skipped };
+        let causal = [work(1, 3), work(2, 2), work(3, 1), work(4, 0)];
+        assert_eq!(Blocks::of(causal.into_iter()).unwrap().text(), "4 / 2.5 (1.60x)");
+        assert_eq!(Blocks::of([work(9, 0); 4].into_iter()).unwrap().text(), "9 / 9.0 (1.00x)");
+        assert_eq!(Blocks::of([work(0, 2); 2].into_iter()).unwrap().text(), "0 / 0.0");
+        assert_eq!(Blocks::of([work(0, 0); 2].into_iter()), None);
+    }
 
     #[test]
     fn numbers_carry_units() {

@@ -21,7 +21,7 @@ struct Measured<D: Machine> {
     calls: Vec<[D::Mark; 2]>,
     /// Of each call of the second, how long its parts took: pre, kernel and post.
     phases: Vec<[Duration; 3]>,
-    /// Bytes taken from other ranks in one call.
+    /// Bytes sent to other ranks in one call.
     bytes: u64,
 }
 
@@ -35,9 +35,8 @@ where
     A: ParallelAttention<ThreadComm<D>, T> + Sync,
     T: Element,
 {
-    let config = ParallelConfig::strategy(run.strategy.name());
-    let queues = D::queues(run.ranks, problem.threads)?;
-    let ranks = world::<D>(queues).run(|comm| measure(attention, comm, &config, problem))?;
+    let queues = D::queues(run.ranks(), problem.threads)?;
+    let ranks = world::<D>(queues).run(|comm| measure(attention, comm, run, problem))?;
 
     // All ranks start together, so the first start is the common one.
     let call = |number: usize| -> attn::Result<f64> {
@@ -58,8 +57,8 @@ where
     let attended = Work::Operations(problem.operations());
     let row = |name, times, work, floor_ms| Row {
         name,
-        strategy: Some(run.strategy),
-        ranks: run.ranks,
+        run: Some(run),
+        ranks: run.ranks(),
         times,
         work,
         floor_ms,
@@ -78,7 +77,7 @@ where
 fn measure<D, A, T>(
     attention: &A,
     comm: ThreadComm<D>,
-    config: &ParallelConfig,
+    run: Run,
     problem: &Problem,
 ) -> attn::Result<Measured<D>>
 where
@@ -86,16 +85,20 @@ where
     A: ParallelAttention<ThreadComm<D>, T>,
     T: Element,
 {
-    let (rank, ranks, group) = (comm.rank(), comm.size(), comm.clone());
-    let mut session = Session::<A, _, T>::open_with(comm, config)?;
+    let (rank, group) = (comm.rank(), comm.clone());
+    let mut session = Session::<A, _, T>::open_with(comm, &run.config())?;
     let queue = session.queue().clone();
+    // Whose positions these are makes no difference to how long it takes: a rank's are as many as it should have.
     let shard = |stream, whole: [usize; 4]| {
-        let share = whole[1] / ranks;
-        D::upload(&queue, positions::<T>(stream, whole, rank * share, share)?)
+        let held = run.sharding.sequence(whole[1])?.length(rank);
+        D::upload(&queue, positions::<T>(stream, whole, 0, held)?)
     };
     let (query, key, value) = (shard(1, problem.query)?, shard(2, problem.key)?, shard(3, problem.key)?);
     let mut out = Tensor::zeros(&queue, query.shape())?;
-    let metadata = AttentionMetadata::default().with_mask(problem.mask);
+    let mut metadata = AttentionMetadata::default().with_span(problem.span);
+    if run.sharding.split == Split::Uneven {
+        metadata = metadata.with_sequence(problem.query[1], problem.key[1]);
+    }
     let mut arena = Arena::default();
     let mut attend = |session: &mut Session<A, _, T>| {
         attention.attend_into(session, &query, &key, &value, &metadata, &mut out)
@@ -112,7 +115,7 @@ where
         attend(&mut session)?;
         calls.push([start, D::mark(&queue)?]);
     }
-    let bytes = (session.traffic() - before).bytes / problem.runs as u64;
+    let bytes = (session.traffic() - before).sent / problem.runs as u64;
 
     session.measure_phases(true);
     let mut phases = Vec::with_capacity(problem.runs);

@@ -4,14 +4,14 @@ use std::marker::PhantomData;
 
 use attn::cuda::{FlashForm, FlashSm90, Half, Launches};
 use attn::prelude::*;
-use attn::{AttentionCall, AttentionKernel, Band, CarriedState, CarriesState, KeyValue, Result, Scope};
+use attn::{AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, KeyValue, Result, Scope};
 
 /// Attention with the kernel in its simple form.
-#[parallel_attention(strategy = ["none", "ulysses", "ring"], backend = SimpleFlash)]
+#[parallel_attention(strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"], backend = SimpleFlash)]
 pub(super) struct SimpleAttention;
 
 /// Attention with the kernel in its overlapped form.
-#[parallel_attention(strategy = ["none", "ulysses", "ring"], backend = OverlappedFlash)]
+#[parallel_attention(strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"], backend = OverlappedFlash)]
 pub(super) struct OverlappedAttention;
 
 pub(super) type SimpleFlash = InForm<Simple>;
@@ -52,11 +52,11 @@ impl<F: Form, D: Launches, T: Half> CarriesState<D, T> for InForm<F> {
         scope: Scope<'_, D>,
         query: View<'_, T, D>,
         kv: KeyValue<'_, T, D>,
-        band: Band,
+        mask: &BlockMask<'_, D>,
         scale: f32,
         state: &mut CarriedState<'_, D>,
     ) -> Result<()> {
-        F::FLASH.step(scope, query, kv, band, scale, state)
+        F::FLASH.step(scope, query, kv, mask, scale, state)
     }
 
     fn finish(

@@ -1,7 +1,7 @@
 //! The kernels round attention, each in turns with a plain copy that moves as many bytes.
 
 use attn::device::Arena;
-use attn::{Band, CarriesState, Communicator, Element, Error, ExchangePlan, KeyValue, Tensor, Transfer};
+use attn::{BlockMask, CarriesState, Communicator, Element, Error, ExchangePlan, KeyValue, Tensor, Transfer};
 
 use super::SIGNATURE;
 use super::problem::Problem;
@@ -89,7 +89,7 @@ where
             let mut state = kernel.begin(scope, problem.query)?;
             let begun = D::mark(&queue)?;
             let scale = 1.0 / (head_dim as f32).sqrt();
-            kernel.step(scope, query.view(), kv, Band::FULL, scale, &mut state)?;
+            kernel.step(scope, query.view(), kv, &BlockMask::FULL, scale, &mut state)?;
             let finishes = D::mark(&queue)?;
             kernel.finish(scope, state, out.view_mut(), None)?;
             Ok([[begins, begun], [finishes, D::mark(&queue)?]])
@@ -138,7 +138,7 @@ fn in_turns<D: Machine, const N: usize>(
 fn row(name: &'static str, ranks: usize, times: Times, bytes: usize, floor: f64) -> Row {
     Row {
         name,
-        strategy: None,
+        run: None,
         ranks,
         times,
         work: Work::Bytes(bytes as u64),

@@ -11,7 +11,7 @@ mod times;
 #[cfg(feature = "cuda")]
 use attn::cuda::{Cuda, Half};
 use attn::prelude::*;
-use attn::{CarriesState, DType, Flash, Sdpa, Signature, ThreadComm};
+use attn::{CarriesState, DType, Flash, KeyPlacement, Mask, Sdpa, Sharding, Signature, ThreadComm};
 use half::{bf16, f16};
 
 #[cfg(feature = "cuda")]
@@ -34,8 +34,11 @@ const SIGNATURE: Signature = Signature {
     dtype: DType::F32,
     query: [0; 4],
     key: [0; 4],
+    keys: KeyPlacement::Sharded,
     joint: (0, JointStrategy::Front),
-    mask: Mask::None,
+    sharding: Sharding::ONE,
+    mask: Mask::NONE,
+    digest: 0,
     scale_bits: 0,
 };
 
@@ -92,7 +95,7 @@ where
     K: CarriesState<D, T>,
     T: Element,
 {
-    let runs = plan::runs(&args.strategy, &args.ranks)?;
+    let runs = plan::runs(&args.strategy, &args.ranks, &args.sharing, |_| &[1])?;
     plan::check_threads(&runs, args.threads)?;
     let mut problem = Problem::new::<T>(args, &runs)?;
     if problem.gemm_tflops.is_none() {
@@ -128,7 +131,7 @@ mod tests {
 
     use super::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash};
     use super::*;
-    use crate::cli::{MaskName, Strategy};
+    use crate::cli::{SharingArgs, Strategy};
 
     #[test]
     fn every_form_is_measured_on_a_gpu() {
@@ -138,9 +141,10 @@ mod tests {
             kv_heads: None,
             dtype: None,
             backend: Backend::Flash,
-            mask: MaskName::Causal,
+            mask: Span::Causal.into(),
             strategy: vec![Strategy::Ring],
             ranks: vec![2],
+            sharing: SharingArgs::default(),
             threads: None,
             device: DeviceName::Cuda,
             form: None,
@@ -149,10 +153,10 @@ mod tests {
             gemm_tflops: None,
             json: false,
         };
-        let runs = plan::runs(&args.strategy, &args.ranks).unwrap();
+        let runs = plan::runs(&args.strategy, &args.ranks, &args.sharing, |_| &[1]).unwrap();
         let problem = Problem::new::<bf16>(&args, &runs).unwrap();
         let (simple, overlapped) = (SimpleFlash::default(), OverlappedFlash::default());
-        assert!(Simulated::product_tflops(bf16::DTYPE).unwrap().unwrap() > 0.0);
+        assert!(Simulated::product_tflops(DType::BF16).unwrap().unwrap() > 0.0);
         for rows in [
             rows::<Simulated, _, _, bf16>(&FlashAttention, &Flash, &runs, &problem),
             rows::<Simulated, _, _, bf16>(&SimpleAttention, &simple, &runs, &problem),

@@ -1,9 +1,9 @@
 //! What is measured.
 
 use attn::tensor::volume;
-use attn::{Element, Mask};
+use attn::{Element, Span};
 
-use crate::cli::{Backend, BenchArgs, DeviceName, Form};
+use crate::cli::{self, Backend, BenchArgs, DeviceName, Form};
 use crate::failure::Failure;
 use crate::plan::{self, Run};
 
@@ -11,7 +11,7 @@ use crate::plan::{self, Run};
 pub(super) struct Problem {
     pub(super) query: [usize; 4],
     pub(super) key: [usize; 4],
-    pub(super) mask: Mask,
+    pub(super) span: Span,
     pub(super) backend: Backend,
     /// Of the GPU's kernel.
     pub(super) form: Option<Form>,
@@ -43,13 +43,14 @@ impl Problem {
         volume::<T>(query)?;
         volume::<T>(key)?;
         for run in runs {
-            plan::check_split(*run, "the queries", seq, [heads, key[2]])?;
-            plan::check_split(*run, "the keys", key[1], [heads, key[2]])?;
+            plan::check_heads(*run, [heads, key[2]])?;
+            plan::check_sequence(*run, "the queries", seq)?;
+            plan::check_sequence(*run, "the keys", key[1])?;
         }
         Ok(Self {
             query,
             key,
-            mask: args.mask.into(),
+            span: cli::span(args.mask)?,
             backend: args.backend,
             form: (args.device == DeviceName::Cuda).then(|| args.form.unwrap_or_default()),
             threads: args.threads,
@@ -69,11 +70,18 @@ impl Problem {
 
     /// How many keys all queries of a head attend together.
     fn pairs(&self, queries: usize, keys: usize) -> f64 {
-        let (most, keys) = (queries.min(keys) as f64, keys as f64);
-        match self.mask {
-            // The last query attends all keys, each before it one less, as long as there are any.
-            Mask::Causal => most * (most + 1.0) / 2.0 + queries as f64 * (keys - most),
-            _ => queries as f64 * keys,
+        // The last query stands at the last key. Of query i those keys lie before its own position that are fewer than
+        // i + shift, and those up to the `right`-th behind it that are fewer than i + shift + right + 1.
+        let shift = keys as f64 - queries as f64;
+        let (queries, keys) = (queries as f64, keys as f64);
+        let up_to_own = keys_before(queries, keys, shift + 1.0);
+        match self.span {
+            Span::Full => queries * keys,
+            Span::Causal => up_to_own,
+            Span::Window { left, right } => {
+                let end = keys_before(queries, keys, shift + 1.0 + right as f64);
+                end - keys_before(queries, keys, shift - left as f64)
+            }
         }
     }
 
@@ -88,9 +96,18 @@ impl Problem {
         let [_, seq, heads, _] = self.query;
         let divides =
             |ranks: &usize| *ranks > 1 && seq.is_multiple_of(*ranks) && heads.is_multiple_of(*ranks);
-        let asked = runs.iter().map(|run| run.ranks).filter(divides).max();
+        let asked = runs.iter().map(Run::ranks).filter(divides).max();
         asked.or_else(|| [4, 2, heads].into_iter().find(divides))
     }
+}
+
+/// The sum over all queries `i` of how many of `keys` are fewer than `i + offset`.
+fn keys_before(queries: f64, keys: f64, offset: f64) -> f64 {
+    // None for the first queries, all for the last, and one more from query to query between them.
+    let first = (1.0 - offset).clamp(0.0, queries);
+    let last = (keys - offset).clamp(first, queries);
+    let between = last - first;
+    between * (first + offset) + between * (between - 1.0) / 2.0 + (queries - last) * keys
 }
 
 #[cfg(test)]
@@ -100,22 +117,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_causal_mask_counts_the_pairs_that_it_leaves() {
-        for (queries, keys) in [(1, 1), (5, 5), (3, 8), (8, 3), (1, 9), (9, 1)] {
-            let problem = Problem {
-                query: [1, queries, 1, 1],
-                key: [1, keys, 1, 1],
-                mask: Mask::Causal,
-                backend: Backend::Flash,
-                form: None,
-                threads: None,
-                runs: 1,
-                warmup: 0,
-                gemm_tflops: None,
-            };
-            let band = Band::causal(queries, keys);
-            let attended: usize = (0..queries).map(|query| band.keys_of(query, &(0..keys)).len()).sum();
-            assert_eq!(problem.operations(), 4.0 * attended as f64, "{queries} queries, {keys} keys");
+    fn a_mask_by_position_counts_the_pairs_that_it_leaves() {
+        let window = |left, right| Span::Window { left, right };
+        let spans = [Span::Full, Span::Causal, window(0, 0), window(2, 1), window(0, 4), window(9, 9)];
+        for (queries, keys) in [(1, 1), (5, 5), (3, 8), (8, 3), (1, 9), (9, 1), (12, 12)] {
+            for span in spans {
+                let problem = Problem {
+                    query: [1, queries, 1, 1],
+                    key: [1, keys, 1, 1],
+                    span,
+                    backend: Backend::Flash,
+                    form: None,
+                    threads: None,
+                    runs: 1,
+                    warmup: 0,
+                    gemm_tflops: None,
+                };
+                let band = Band::of_span(span, queries, keys);
+                let attended: usize = (0..queries).map(|query| band.keys_of(query, &(0..keys)).len()).sum();
+                assert_eq!(
+                    problem.operations(),
+                    4.0 * attended as f64,
+                    "{queries} queries, {keys} keys, {span}"
+                );
+            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! What was measured, as a line of a table or of JSON.
 
-use attn::DType;
+use attn::{DType, RingLayout};
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Value, json};
 
 use super::problem::Problem;
 use super::times::Times;
-use crate::cli::{DeviceName, Form, Strategy};
+use crate::cli::{Degree, DeviceName, Form};
 use crate::machine::threads;
+use crate::plan::Run;
 use crate::report::{bytes, time};
 
 /// How this program was built.
@@ -29,13 +30,13 @@ pub(super) enum Work {
 pub(super) struct Row {
     pub(super) name: &'static str,
     /// None for what belongs to no strategy.
-    pub(super) strategy: Option<Strategy>,
+    pub(super) run: Option<Run>,
     pub(super) ranks: usize,
     pub(super) times: Times,
     pub(super) work: Work,
     /// What it takes at least.
     pub(super) floor_ms: Option<f64>,
-    /// Bytes that the busiest rank takes from others in a call.
+    /// Bytes that the busiest rank sends to others in a call.
     pub(super) bytes_per_rank: Option<u64>,
 }
 
@@ -79,15 +80,15 @@ impl Report<'_> {
         table.load_style(comfy_table::presets::UTF8_FULL_CONDENSED);
         let titles = [
             "what", "strategy", "ranks", "median", "min", "max", "spread", "rate", "floor", "of floor",
-            "moved",
+            "sent",
         ];
         table.set_header(titles);
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| String::from("-"));
         for row in &self.rows {
             let mut cells = vec![
                 row.name.to_owned(),
-                or_dash(row.strategy.map(|strategy| strategy.name().to_owned())),
-                row.ranks.to_string(),
+                or_dash(row.run.map(|run| run.strategy.name().to_owned())),
+                row.run.map_or_else(|| row.ranks.to_string(), |run| run.ranks_text()),
             ];
             let Times { median, least, most, spread } = row.times;
             cells.extend([median, least, most, spread].map(milliseconds));
@@ -100,18 +101,17 @@ impl Report<'_> {
             table.add_row(cells);
         }
         table.column_iter_mut().skip(2).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
-        let Problem { query, key, mask, backend, form, runs, warmup, .. } = self.problem;
+        let Problem { query, key, span, backend, form, runs, warmup, .. } = self.problem;
         let form = form.map_or_else(String::new, |form| format!(" in form {}", form.name()));
         let kernel = format!("{}{form}", backend.name());
         format!(
-            "{} ({}), kernel {kernel}, elements {}, mask {}\n\
+            "{} ({}), kernel {kernel}, elements {}, mask {span}\n\
              query {query:?}, key {key:?}: [batch, seq, heads, head_dim] of all ranks together\n{table}\n\
              medians of {runs} runs after {warmup}; spread: between the quartiles; floor: what the same takes at least \
              (see `attn bench --help`)\n{}",
             self.device.name(),
             self.model,
             self.dtype,
-            mask.name(),
             if PROFILE == "release" { "" } else { "not built with --release: these times say nothing\n" },
         )
     }
@@ -122,16 +122,22 @@ impl Report<'_> {
     }
 
     fn object(&self, row: &Row) -> Value {
-        let Problem { query, key, mask, backend, form, runs, warmup, gemm_tflops, .. } = self.problem;
+        let Problem { query, key, span, backend, form, runs, warmup, gemm_tflops, .. } = self.problem;
         let threads = match self.device {
             // What belongs to no strategy is done on one queue.
-            DeviceName::Cpu => Some(threads(row.strategy.map_or(1, |_| row.ranks), self.problem.threads)),
+            DeviceName::Cpu => Some(threads(row.run.map_or(1, |run| run.ranks()), self.problem.threads)),
             DeviceName::Cuda => None,
         };
+        let degree = |degree| row.run.and_then(|run| run.degree(degree));
         json!({
             "name": row.name,
-            "strategy": row.strategy.map(Strategy::name),
+            "strategy": row.run.map(|run| run.strategy.name()),
             "ranks": row.ranks,
+            "ulysses": degree(Degree::Ulysses),
+            "ring": degree(Degree::Ring),
+            "allgather": degree(Degree::Allgather),
+            "layout": row.run.and_then(|run| run.layout()).map(RingLayout::name),
+            "split": row.run.map(|run| run.sharding.split.name()),
             "median_ms": row.times.median,
             "min_ms": row.times.least,
             "max_ms": row.times.most,
@@ -150,7 +156,7 @@ impl Report<'_> {
             "dtype": self.dtype.to_string(),
             "backend": backend.name(),
             "form": form.map(Form::name),
-            "mask": mask.name(),
+            "mask": span.to_string(),
             "runs": runs,
             "warmup": warmup,
             "gemm_tflops": gemm_tflops,

@@ -2,13 +2,61 @@
 
 use std::path::PathBuf;
 
+use attn::{Mask, RingLayout, Split};
 use clap::Args;
 
-use super::names::{Backend, DeviceName, Form, MaskName, Side, Strategy, TypeName};
-use super::values::{at_most_1024, positive, rate, runs, scale, shape, warmup};
+use super::names::{
+    Backend, Degree, DeviceName, Form, LayoutName, Placement, Side, SplitName, Strategy, TypeName,
+};
+use super::values::{at_most_1024, mask, positive, rate, runs, scale, shape, warmup};
 
 /// Over the options that the bundled model does not take, and made-up tensors do.
 const WITH_TENSORS: &str = "With --input, or --device cuda";
+
+/// Over those that say who computes what.
+const SHARING: &str = "How ranks share the work";
+
+/// How ranks share the work.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub(crate) struct SharingArgs {
+    /// How many ranks share the heads, in strategies that exchange them.
+    ///
+    /// The product of a strategy's degrees is its number of ranks: --ranks may be left out if they are given. If it is
+    /// given, one of two degrees follows from the other, and without either the program chooses them as equal as can be.
+    #[arg(long, value_name = "N", value_parser = at_most_1024, help_heading = SHARING)]
+    ulysses: Option<usize>,
+    /// How many ranks stand in a ring, in strategies that have one.
+    #[arg(long, value_name = "N", value_parser = at_most_1024, help_heading = SHARING)]
+    ring: Option<usize>,
+    /// How many ranks gather each other's keys, in strategies that do so.
+    #[arg(long, value_name = "N", value_parser = at_most_1024, help_heading = SHARING)]
+    allgather: Option<usize>,
+    /// In which order rings share the sequence [default: contiguous].
+    #[arg(long, value_name = "NAME", help_heading = SHARING)]
+    layout: Option<LayoutName>,
+    /// Whether all ranks must have equal shares of positions and heads [default: strict].
+    #[arg(long, value_name = "NAME", help_heading = SHARING)]
+    split: Option<SplitName>,
+}
+
+impl SharingArgs {
+    /// A degree, if it is given.
+    pub(crate) const fn degree(&self, degree: Degree) -> Option<usize> {
+        match degree {
+            Degree::Ulysses => self.ulysses,
+            Degree::Ring => self.ring,
+            Degree::Allgather => self.allgather,
+        }
+    }
+
+    pub(crate) fn layout(&self) -> RingLayout {
+        self.layout.map(RingLayout::from).unwrap_or_default()
+    }
+
+    pub(crate) fn split(&self) -> Split {
+        self.split.map(Split::from).unwrap_or_default()
+    }
+}
 
 /// Arguments of `attn run`.
 #[derive(Args, Debug, Default)]
@@ -23,9 +71,12 @@ pub(crate) struct RunArgs {
     /// Strategies to run, one or several [default: none with --input, else all].
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) strategy: Vec<Strategy>,
-    /// Numbers of ranks to run them on, one or several [default: 1 with --input, else 2,4].
+    /// Numbers of ranks to run them on, one or several [default: what the degrees make; else 1 with --input, and 2,4 or
+    /// 4 without].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = at_most_1024)]
     pub(crate) ranks: Vec<usize>,
+    #[command(flatten)]
+    pub(crate) sharing: SharingArgs,
     /// The kernel.
     #[arg(long, value_name = "NAME", default_value = "flash")]
     pub(crate) backend: Backend,
@@ -47,9 +98,17 @@ pub(crate) struct RunArgs {
     /// heads, head_dim].
     #[arg(long, value_name = "AXIS", help_heading = "With --input")]
     pub(crate) gather: Option<usize>,
-    /// Which keys a query may attend [default: none].
+    /// Which keys a query may attend [default: none]: none, causal, window:LEFT,RIGHT, and with --input padding, segments,
+    /// dense, or several of them joined by `+`.
+    ///
+    /// `padding` reads the tensor `key_lengths` of the file (I64, [batch]), `segments` the tensor `segments` (I32,
+    /// [batch, seq]), `dense` the tensor `mask` (U8 or BOOL, [batch, 1 or heads, seq of queries, seq of keys], joint
+    /// tokens included; what is not zero is attended): in these shapes in every layout.
+    #[arg(long, value_name = "MASK", value_parser = mask, help_heading = WITH_TENSORS)]
+    pub(crate) mask: Option<Mask>,
+    /// Whether each rank has its share of keys and values, or all of them [default: sharded].
     #[arg(long, value_name = "NAME", help_heading = WITH_TENSORS)]
-    pub(crate) mask: Option<MaskName>,
+    pub(crate) keys: Option<Placement>,
     /// The type to compute in [default: the file's].
     #[arg(long, value_name = "TYPE", help_heading = WITH_TENSORS)]
     pub(crate) dtype: Option<TypeName>,
@@ -86,15 +145,17 @@ pub(crate) struct BenchArgs {
     /// The kernel.
     #[arg(long, value_name = "NAME", default_value = "flash")]
     pub(crate) backend: Backend,
-    /// Which keys a query may attend.
-    #[arg(long, value_name = "NAME", default_value = "none")]
-    pub(crate) mask: MaskName,
+    /// Which keys a query may attend: none, causal or window:LEFT,RIGHT.
+    #[arg(long, value_name = "MASK", default_value = "none", value_parser = mask)]
+    pub(crate) mask: Mask,
     /// Strategies to measure, one or several.
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "none")]
     pub(crate) strategy: Vec<Strategy>,
-    /// Numbers of ranks to measure them on, one or several.
-    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = at_most_1024)]
+    /// Numbers of ranks to measure them on, one or several [default: what the degrees make, or 1].
+    #[arg(long, value_name = "N", value_delimiter = ',', value_parser = at_most_1024)]
     pub(crate) ranks: Vec<usize>,
+    #[command(flatten)]
+    pub(crate) sharing: SharingArgs,
     /// Threads for each rank's kernel [default: the cores, divided by the ranks].
     #[arg(long, value_name = "N", value_parser = at_most_1024)]
     pub(crate) threads: Option<usize>,

@@ -7,16 +7,16 @@ mod values;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-pub(crate) use self::args::{BenchArgs, DoctorArgs, RunArgs};
-pub(crate) use self::names::{Backend, DeviceName, Form, MaskName, Strategy, TypeName};
-pub(crate) use self::values::MAX_RANKS;
+pub(crate) use self::args::{BenchArgs, DoctorArgs, RunArgs, SharingArgs};
+pub(crate) use self::names::{Backend, Degree, DeviceName, Form, Strategy, TypeName};
+pub(crate) use self::values::{MAX_RANKS, span};
 use crate::failure::Failure;
 
 const AFTER_HELP: &str = "\
 Without --input, the bundled model draws the digits 0 to 9 once for each strategy, and the pictures are compared \
 with each other and with PyTorch's.
 With --input, attention runs on the tensors `q`, `k` and `v` (and `joint_q`, `joint_k`, `joint_v`) of a safetensors \
-file, sharded over the ranks.
+file, sharded over the ranks as each strategy has it, and is put together again.
 With --device cuda the ranks are streams of one GPU, and the numbers f16 or bf16. The bundled model computes in f32 and \
 runs on the host alone, so without --input attention runs there on made-up tensors, [1, 2048, 8, 128], and is compared \
 with the host's kernel in f32.
@@ -24,7 +24,7 @@ with the host's kernel in f32.
 Exit codes:
   0  done
   1  a result differs from one rank, PyTorch or the host by more than rounding explains
-  2  the command line is wrong
+  2  the command line is wrong, or its degrees do not fit its ranks
   3  the input is: shapes, types, a tensor missing, a damaged file, a strategy that cannot run on it
   4  the system refused: a file cannot be read or written, no memory, no thread, no GPU or driver
   5  a mistake in this program";

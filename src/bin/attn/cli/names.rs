@@ -1,10 +1,11 @@
 //! What the command line calls things.
 
-use attn::{DType, JointStrategy, Mask};
+use attn::{DType, JointStrategy, KeyPlacement, RingLayout, Split};
 use clap::ValueEnum;
 
 /// A strategy by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
 pub(crate) enum Strategy {
     /// One rank computes alone.
     None,
@@ -12,14 +13,126 @@ pub(crate) enum Strategy {
     Ulysses,
     /// Keys and values go round.
     Ring,
+    /// Ulysses among neighbours, a ring of such groups.
+    Hybrid,
+    /// Every rank gets all keys and values.
+    AllgatherKv,
+    /// Ulysses among neighbours, and such groups get each other's keys and values.
+    UlyssesAllgather,
 }
 
 impl Strategy {
+    /// Every strategy.
+    pub(crate) const ALL: [Self; 6] =
+        [Self::None, Self::Ulysses, Self::Ring, Self::Hybrid, Self::AllgatherKv, Self::UlyssesAllgather];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Ulysses => "ulysses",
             Self::Ring => "ring",
+            Self::Hybrid => "hybrid",
+            Self::AllgatherKv => "allgather_kv",
+            Self::UlyssesAllgather => "ulysses_allgather",
+        }
+    }
+
+    /// The degrees it has, whose product is its number of ranks: neighbours first.
+    pub(crate) const fn degrees(self) -> &'static [Degree] {
+        match self {
+            Self::None => &[],
+            Self::Ulysses => &[Degree::Ulysses],
+            Self::Ring => &[Degree::Ring],
+            Self::Hybrid => &[Degree::Ulysses, Degree::Ring],
+            Self::AllgatherKv => &[Degree::Allgather],
+            Self::UlyssesAllgather => &[Degree::Ulysses, Degree::Allgather],
+        }
+    }
+
+    /// Whether it has a ring, which may share the sequence in several orders.
+    pub(crate) fn has_layout(self) -> bool {
+        self.degrees().contains(&Degree::Ring)
+    }
+}
+
+/// How many ranks do what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Degree {
+    /// Share the heads.
+    Ulysses,
+    /// Stand in a ring.
+    Ring,
+    /// Gather each other's keys.
+    Allgather,
+}
+
+impl Degree {
+    /// Every degree.
+    pub(crate) const ALL: [Self; 3] = [Self::Ulysses, Self::Ring, Self::Allgather];
+
+    /// How it is asked for.
+    pub(crate) const fn flag(self) -> &'static str {
+        match self {
+            Self::Ulysses => "--ulysses",
+            Self::Ring => "--ring",
+            Self::Allgather => "--allgather",
+        }
+    }
+}
+
+/// The order in which a ring shares the sequence, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LayoutName {
+    /// Each rank one stretch.
+    Contiguous,
+    /// Each rank a stretch from the front and one from the back.
+    Zigzag,
+    /// Positions in turn.
+    Striped,
+}
+
+impl From<LayoutName> for RingLayout {
+    fn from(name: LayoutName) -> Self {
+        match name {
+            LayoutName::Contiguous => Self::Contiguous,
+            LayoutName::Zigzag => Self::Zigzag,
+            LayoutName::Striped => Self::Striped,
+        }
+    }
+}
+
+/// Whether shares must be equal, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitName {
+    /// They must.
+    Strict,
+    /// They may differ, and be empty.
+    Uneven,
+}
+
+impl From<SplitName> for Split {
+    fn from(name: SplitName) -> Self {
+        match name {
+            SplitName::Strict => Self::Strict,
+            SplitName::Uneven => Self::Uneven,
+        }
+    }
+}
+
+/// Where keys and values are, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Placement {
+    /// Each rank has its share.
+    Sharded,
+    /// Each rank has all.
+    Replicated,
+}
+
+impl From<Placement> for KeyPlacement {
+    fn from(name: Placement) -> Self {
+        match name {
+            Placement::Sharded => Self::Sharded,
+            Placement::Replicated => Self::Replicated,
         }
     }
 }
@@ -39,24 +152,6 @@ impl Backend {
         match self {
             Self::Flash => "flash",
             Self::Sdpa => "sdpa",
-        }
-    }
-}
-
-/// A mask by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum MaskName {
-    /// All keys.
-    None,
-    /// Keys up to the query's own position.
-    Causal,
-}
-
-impl From<MaskName> for Mask {
-    fn from(name: MaskName) -> Self {
-        match name {
-            MaskName::None => Self::None,
-            MaskName::Causal => Self::Causal,
         }
     }
 }

@@ -1,4 +1,8 @@
-//! Numbers of the command line, checked.
+//! Numbers and masks of the command line, checked.
+
+use attn::{Mask, Span};
+
+use crate::failure::Failure;
 
 /// More ranks than this are a slip of the finger: each is a thread of this process.
 pub(crate) const MAX_RANKS: usize = 1024;
@@ -59,4 +63,23 @@ pub(super) fn scale(text: &str) -> Result<f32, String> {
         Ok(scale) => Err(format!("as a 32-bit float this is {scale}: expected a finite number above 0")),
         Err(_) => Err(String::from("expected a finite number above 0")),
     }
+}
+
+/// A mask, as the library reads it.
+pub(super) fn mask(text: &str) -> Result<Mask, String> {
+    text.parse::<Mask>().map_err(|error| error.to_string())
+}
+
+/// The mask by position that a mask is.
+///
+/// # Errors
+/// If it needs tensors of a file.
+pub(crate) fn span(mask: Mask) -> Result<Span, Failure> {
+    if mask != Mask::from(mask.span) {
+        return Err(Failure::Usage(format!(
+            "`--mask {mask}` needs tensors of a file, which `attn run --input` reads: without one, masks are none, causal \
+             and window"
+        )));
+    }
+    Ok(mask.span)
 }

@@ -7,8 +7,8 @@
 
 use std::f64::consts::LN_10;
 use std::marker::PhantomData;
-use std::ops::Range;
 
+use attn::Positions;
 use attn::device::cpu::CpuQueue;
 use attn::prelude::*;
 
@@ -39,7 +39,7 @@ pub(super) const STEPS: usize = 20;
 ///
 /// `K` is the kernel. A model that needs no choice of kernel names one, `backend = "flash"`, and has no `K`.
 #[parallel_attention(
-    strategy = ["none", "ulysses", "ring"],
+    strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"],
     heads = 4,
     head_dim = 64,
     mask = "none",
@@ -129,7 +129,8 @@ impl<K> JointAttention<K> {
         Self: ParallelAttention<C, f32>,
     {
         let joint =
-            AttentionMetadata::joint(text.part(0)?, text.part(1)?, text.part(2)?, JointStrategy::Front);
+            AttentionMetadata::joint(text.part(0)?, text.part(1)?, text.part(2)?, JointStrategy::Front)
+                .with_sequence(TOKENS, TOKENS);
         let out = self.attend(session, image.part(0)?, image.part(1)?, image.part(2)?, &joint)?;
         let (mut image, mut text) = (Vec::new(), Vec::new());
         for sample in out.as_slice().chunks_exact(out.shape()[1] * INNER) {
@@ -252,7 +253,7 @@ pub(super) struct Place {
 
 impl Place {
     /// These of the image's tokens, of every sample.
-    pub(super) fn new(batch: usize, tokens: Range<usize>) -> Self {
+    pub(super) fn new(batch: usize, tokens: Positions) -> Self {
         Self { batch, rotary: Rotary::new(tokens) }
     }
 }
@@ -360,7 +361,7 @@ impl<K> Dit<K> {
     }
 }
 
-/// The rotary embedding of a range of image tokens: half of the channels turn with the row, half with the column.
+/// The rotary embedding of some of the image's tokens: half of the channels turn with the row, half with the column.
 pub(super) struct Rotary {
     /// Cosine and sine for each pair of channels of each token.
     turns: Vec<(f32, f32)>,
@@ -369,18 +370,18 @@ pub(super) struct Rotary {
 impl Rotary {
     const PAIRS: usize = HEAD_DIM / 2;
 
-    fn new(tokens: Range<usize>) -> Self {
+    fn new(tokens: Positions) -> Self {
         let half = Self::PAIRS / 2;
         let turn = move |(token, pair): (usize, usize)| {
             let position = if pair < half { token / GRID } else { token % GRID };
             let angle = position as f64 * 100_f64.powf(-((pair % half) as f64) / half as f64);
             (angle.cos() as f32, angle.sin() as f32)
         };
-        let pairs = tokens.flat_map(|token| (0..Self::PAIRS).map(move |pair| (token, pair)));
+        let pairs = tokens.iter().flat_map(|token| (0..Self::PAIRS).map(move |pair| (token, pair)));
         Self { turns: pairs.map(turn).collect() }
     }
 
-    /// The turns of the `token`-th token of the range.
+    /// The turns of the `token`-th of them.
     fn turn(&self, token: usize) -> &[(f32, f32)] {
         &self.turns[token * Self::PAIRS..][..Self::PAIRS]
     }

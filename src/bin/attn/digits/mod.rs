@@ -10,12 +10,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use attn::prelude::*;
-use attn::{DType, Flash, Sdpa, ThreadComm};
+use attn::{DType, Flash, KeyPlacement, Mask, Positions, Sdpa, Sharding, ThreadComm};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use safetensors::{Dtype, SafeTensors};
 
 use self::dit::{CHANNELS, Dit, HEADS, JointAttention, Place, STEPS, TEXT, TOKENS};
-use crate::cli::{Backend, DeviceName, MaskName, RunArgs, Strategy, TypeName};
+use crate::cli::{Backend, DeviceName, RunArgs, Strategy, TypeName};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plan::{self, Run};
@@ -62,6 +62,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         device: DeviceName::Cpu,
         backend: args.backend,
         dtype: DType::F32,
+        mask: Mask::NONE,
+        keys: KeyPlacement::Sharded,
         comparisons: &COMPARISONS,
         rows,
         written: Some(("picture", output.name())),
@@ -91,31 +93,24 @@ pub(crate) fn check() -> Result<String, Failure> {
 
 /// The one-rank run that all are compared with, and then those that were asked for.
 fn runs(args: &RunArgs) -> Result<Vec<Run>, Failure> {
-    let or = |given: &[Strategy]| match given {
-        [] => vec![Strategy::None, Strategy::Ulysses, Strategy::Ring],
-        given => given.to_vec(),
-    };
-    let ranks: &[usize] = if !args.ranks.is_empty() {
-        &args.ranks
-    } else if args.strategy.iter().any(|strategy| *strategy != Strategy::None) || args.strategy.is_empty() {
-        &[2, 4]
-    } else {
-        &[1]
-    };
-    let asked = plan::runs(&or(&args.strategy), ranks)?;
+    let strategies = if args.strategy.is_empty() { &Strategy::ALL[..] } else { &args.strategy };
+    let asked = plan::runs(strategies, &args.ranks, &args.sharing, plan::demonstrated)?;
     plan::check_threads(&asked, args.threads)?;
     for run in &asked {
-        plan::check_split(*run, "the image", TOKENS, [HEADS, HEADS])?;
+        plan::check_heads(*run, [HEADS, HEADS])?;
+        plan::check_sequence(*run, "the image", TOKENS)?;
     }
-    let others = asked.into_iter().filter(|run| *run != Run::ONE_RANK);
-    Ok(std::iter::once(Run::ONE_RANK).chain(others).collect())
+    let split = args.sharing.split();
+    let one_rank = Run { sharding: Sharding { split, ..Sharding::ONE }, ..Run::ONE_RANK };
+    Ok(std::iter::once(one_rank).chain(asked.into_iter().filter(|run| *run != one_rank)).collect())
 }
 
 /// Refuses arguments that mean something only for tensors from a file.
 fn only_with_input(args: &RunArgs) -> Result<(), Failure> {
     let given = [
         ("--dtype", args.dtype.is_some_and(|dtype| dtype != TypeName::F32)),
-        ("--mask", args.mask.is_some_and(|mask| mask != MaskName::None)),
+        ("--mask", args.mask.is_some_and(|mask| mask != Mask::NONE)),
+        ("--keys", args.keys.is_some()),
         ("--scatter", args.scatter.is_some()),
         ("--gather", args.gather.is_some()),
         ("--scale", args.scale.is_some()),
@@ -176,12 +171,13 @@ impl Task {
         Ok(task)
     }
 
-    /// A rank's tokens of the noise, `[digits, TOKENS / ranks, CHANNELS]`.
-    fn shard(&self, rank: usize, ranks: usize) -> (Vec<f32>, Place) {
-        let tokens = TOKENS / ranks;
-        let mine = |sample: &[f32]| sample[rank * tokens * CHANNELS..][..tokens * CHANNELS].to_vec();
+    /// The noise of some of the image's tokens, `[digits, tokens, CHANNELS]`, and which those are.
+    fn shard(&self, tokens: Positions) -> (Vec<f32>, Place) {
+        let mine = |sample: &[f32]| -> Vec<f32> {
+            tokens.iter().flat_map(|token| &sample[token * CHANNELS..][..CHANNELS]).copied().collect()
+        };
         let noise: Vec<f32> = self.noise.chunks_exact(TOKENS * CHANNELS).flat_map(mine).collect();
-        (noise, Place::new(self.text.len() / TEXT, rank * tokens..(rank + 1) * tokens))
+        (noise, Place::new(self.text.len() / TEXT, tokens))
     }
 }
 
@@ -197,11 +193,11 @@ where
     let model = Dit::<K>::load(MODEL)?;
     let target = if args.json { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
     let bar = ProgressBar::with_draw_target(Some((runs.len() * STEPS) as u64), target);
-    if let Ok(style) = ProgressStyle::with_template("{msg:>12} [{bar:40}] {pos}/{len} steps, {eta} left") {
+    if let Ok(style) = ProgressStyle::with_template("{msg:>29} [{bar:40}] {pos}/{len} steps, {eta} left") {
         bar.set_style(style.progress_chars("=> "));
     }
     let samples = runs.iter().map(|run| {
-        bar.set_message(format!("{} x {}", run.strategy.name(), run.ranks));
+        bar.set_message(run.to_string());
         sample(&model, *run, args.threads, task, || bar.inc(1))
     });
     let samples = samples.collect();
@@ -220,37 +216,46 @@ fn sample<K: Default>(
 where
     JointAttention<K>: ParallelAttention<ThreadComm<Cpu>, f32>,
 {
-    let mut world = World::threads(run.ranks).deadline(DEADLINE);
+    let mut world = World::threads(run.ranks()).deadline(DEADLINE);
     if let Some(threads) = threads {
         world = world.threads_per_rank(threads);
     }
-    let config = ParallelConfig::strategy(run.strategy.name());
+    let config = run.config();
     let start = Instant::now();
     let shards = world.run(|comm| {
-        let (rank, ranks) = (comm.rank(), comm.size());
+        let rank = comm.rank();
         let mut session = Session::open_with(comm, &config)?;
         session.measure_phases(true);
-        let (noise, at) = task.shard(rank, ranks);
+        // The session knows which tokens of the image each rank has.
+        let tokens = session.sharding().sequence(TOKENS).map_err(attn::Error::from)?.positions(rank);
+        let (noise, at) = task.shard(tokens);
         let on_step = || {
             if rank == 0 {
                 on_step();
             }
         };
         let shard = model.sample(&mut session, &noise, &task.text, &at, on_step)?;
-        Ok::<_, Failure>((shard, Measured { phases: session.phases(), traffic: session.traffic() }))
+        Ok::<_, Failure>((tokens, shard, Measured::of(&session)))
     })?;
     let wall = start.elapsed();
-    let timing = Timing::of(shards.iter().map(|(_, measured)| *measured), wall);
-    Ok((gather(shards.iter().map(|(shard, _)| shard.as_slice()).collect()), timing))
+    let measured: Vec<Measured> = shards.iter().map(|(.., measured)| *measured).collect();
+    let timing = Timing::of(&measured, wall);
+    Ok((gather(shards.iter().map(|(tokens, shard, _)| (*tokens, shard.as_slice()))), timing))
 }
 
-/// Puts the ranks' tokens of each digit together.
-fn gather(shards: Vec<&[f32]>) -> Vec<f32> {
-    let width = TOKENS / shards.len().max(1) * CHANNELS;
-    let digits = shards.first().map_or(0, |shard| shard.len() / width);
-    let parts =
-        (0..digits).flat_map(|digit| shards.iter().map(move |shard| &shard[digit * width..][..width]));
-    parts.flatten().copied().collect()
+/// Puts the ranks' tokens of each digit where they belong.
+fn gather<'a>(shards: impl Iterator<Item = (Positions, &'a [f32])> + Clone) -> Vec<f32> {
+    let width = TOKENS * CHANNELS;
+    let mut whole = vec![0.0; shards.clone().map(|(_, shard)| shard.len()).sum()];
+    for (digit, sample) in whole.chunks_exact_mut(width).enumerate() {
+        for (tokens, shard) in shards.clone() {
+            let mine = shard[digit * tokens.len() * CHANNELS..].chunks_exact(CHANNELS);
+            for (token, values) in tokens.iter().zip(mine) {
+                sample[token * CHANNELS..][..CHANNELS].copy_from_slice(values);
+            }
+        }
+    }
+    whole
 }
 
 /// The largest difference of two samples; infinite where one is not a number.

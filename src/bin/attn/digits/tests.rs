@@ -41,8 +41,13 @@ fn assert_close(name: &str, found: &[f32], expected: &[f32]) {
     assert!(difference <= BOUND && found.len() == expected.len(), "{name}: off by {difference:e}");
 }
 
-fn run(strategy: Strategy, ranks: usize) -> Run {
-    Run { strategy, ranks }
+fn run(strategy: Strategy, ulysses: usize, outer: usize) -> Run {
+    Run { strategy, sharding: Sharding { ulysses, outer, ..Sharding::ONE } }
+}
+
+/// The same in an order, and shares that may differ.
+fn uneven(run: Run, layout: RingLayout) -> Run {
+    Run { sharding: Sharding { layout, split: Split::Uneven, ..run.sharding }, ..run }
 }
 
 /// Rows of a strided view, one after the other.
@@ -57,6 +62,10 @@ fn elements(view: attn::View<'_, f32>) -> Vec<f32> {
     .collect()
 }
 
+fn all_tokens() -> Positions {
+    Positions::from(attn::Run::of(0..TOKENS))
+}
+
 fn every_trace_is_pytorchs<K: Default>()
 where
     JointAttention<K>: ParallelAttention<ThreadComm<Cpu>, f32>,
@@ -67,7 +76,7 @@ where
     World::threads(1)
         .run(|comm| {
             let mut session = Session::<JointAttention<K>, _, f32>::open_with(comm, &config)?;
-            let (team, (noise, at)) = (session.queue().clone(), task.shard(0, 1));
+            let (team, (noise, at)) = (session.queue().clone(), task.shard(all_tokens()));
             let cond = model.condition(&team, 1.0);
             assert_close("cond_t1", &cond, &reference.tensor("cond_t1"));
             let mut tokens = model.embed(&team, &noise, &task.text);
@@ -106,18 +115,30 @@ fn every_trace_is_pytorchs_with_sdpa() {
 fn the_velocity_is_pytorchs_on_any_number_of_ranks() {
     let (reference, model) = (Reference::load(), Dit::<Flash>::load(MODEL).unwrap());
     let (task, expected) = (reference.task(4), reference.tensor("velocity_t1"));
-    let (ulysses, ring) = (Strategy::Ulysses, Strategy::Ring);
-    for run in [Run::ONE_RANK, run(ulysses, 2), run(ulysses, 4), run(ring, 2), run(ring, 4), run(ring, 8)] {
-        let config = ParallelConfig::strategy(run.strategy.name());
-        let shards = World::threads(run.ranks)
+    let (ulysses, ring, hybrid) = (Strategy::Ulysses, Strategy::Ring, Strategy::Hybrid);
+    let (allgather_kv, ulysses_allgather) = (Strategy::AllgatherKv, Strategy::UlyssesAllgather);
+    for run in [
+        Run::ONE_RANK,
+        run(ulysses, 4, 1),
+        run(ring, 1, 8),
+        run(hybrid, 2, 2),
+        run(allgather_kv, 1, 4),
+        run(ulysses_allgather, 2, 2),
+        uneven(run(ulysses, 3, 1), RingLayout::Contiguous),
+        uneven(run(ring, 1, 5), RingLayout::Zigzag),
+        uneven(run(hybrid, 2, 3), RingLayout::Striped),
+        uneven(run(ulysses_allgather, 3, 2), RingLayout::Contiguous),
+    ] {
+        let shards = World::threads(run.ranks())
             .run(|comm| {
-                let (noise, at) = task.shard(comm.rank(), comm.size());
-                let mut session = Session::<JointAttention<Flash>, _, f32>::open_with(comm, &config)?;
-                Ok::<_, Failure>(model.velocity(&mut session, &noise, &task.text, 1.0, &at)?)
+                let tokens = run.sharding.sequence(TOKENS).map_err(attn::Error::from)?.positions(comm.rank());
+                let (noise, at) = task.shard(tokens);
+                let mut session = Session::<JointAttention<Flash>, _, f32>::open_with(comm, &run.config())?;
+                Ok::<_, Failure>((tokens, model.velocity(&mut session, &noise, &task.text, 1.0, &at)?))
             })
             .unwrap();
-        let velocity = gather(shards.iter().map(Vec::as_slice).collect());
-        assert_close(&format!("{run:?}"), &velocity, &expected);
+        let velocity = gather(shards.iter().map(|(tokens, shard)| (*tokens, shard.as_slice())));
+        assert_close(&run.to_string(), &velocity, &expected);
     }
 }
 
@@ -125,18 +146,24 @@ fn the_velocity_is_pytorchs_on_any_number_of_ranks() {
 fn a_sample_is_pytorchs_after_all_steps() {
     let (reference, model) = (Reference::load(), Dit::<Flash>::load(MODEL).unwrap());
     let task = reference.task(1);
-    for run in [Run::ONE_RANK, run(Strategy::Ulysses, 2), run(Strategy::Ring, 2)] {
+    let zigzag = uneven(run(Strategy::Hybrid, 2, 2), RingLayout::Zigzag);
+    for run in [Run::ONE_RANK, run(Strategy::Ulysses, 2, 1), run(Strategy::Ring, 1, 2), zigzag] {
         let (sample, timing) = sample(&model, run, None, &task, || {}).unwrap();
-        assert_close(&format!("{run:?}, {timing:?}"), &sample, &task.sample);
+        assert_close(&format!("{run}, {timing:?}"), &sample, &task.sample);
     }
 }
 
 #[test]
 fn shards_gather_to_the_whole() {
     let task = Task::parse(DIGITS).unwrap();
-    for ranks in [1, 2, 8, 256] {
-        let shards: Vec<Vec<f32>> = (0..ranks).map(|rank| task.shard(rank, ranks).0).collect();
-        assert!(gather(shards.iter().map(Vec::as_slice).collect()) == task.noise, "{ranks} ranks");
+    for (layout, ranks) in
+        RingLayout::ALL.into_iter().flat_map(|layout| [1, 3, 256, 300].map(|n| (layout, n)))
+    {
+        let sequence = uneven(run(Strategy::Ring, 1, ranks), layout).sharding.sequence(TOKENS).unwrap();
+        let positions = (0..ranks).map(|rank| sequence.positions(rank));
+        let shards: Vec<_> = positions.map(|tokens| (tokens, task.shard(tokens).0)).collect();
+        let whole = gather(shards.iter().map(|(tokens, shard)| (*tokens, shard.as_slice())));
+        assert!(whole == task.noise, "{ranks} ranks, {}", layout.name());
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use attn::{JointStrategy, Mask, TensorLayout};
+use attn::{JointStrategy, KeyPlacement, TensorLayout};
 
 use super::compute::Settings;
-use super::input;
-use crate::cli::{RunArgs, Strategy};
+use super::source;
+use crate::cli::{self, RunArgs, Strategy};
 use crate::failure::Failure;
 use crate::output::Output;
 use crate::plan::{self, Run};
@@ -35,8 +35,7 @@ impl<'a> Job<'a> {
     fn stored(args: &'a RunArgs, input: &Path) -> Result<Self, Failure> {
         let strategies: &[Strategy] =
             if args.strategy.is_empty() { &[Strategy::None] } else { &args.strategy };
-        let ranks: &[usize] = if args.ranks.is_empty() { &[1] } else { &args.ranks };
-        let runs = plan::runs(strategies, ranks)?;
+        let runs = plan::runs(strategies, &args.ranks, &args.sharing, |_| &[1])?;
         plan::check_threads(&runs, args.threads)?;
         if args.output.is_some() && runs.len() != 1 {
             return Err(Failure::Usage(format!(
@@ -62,16 +61,23 @@ impl<'a> Job<'a> {
                 known.join(", ")
             ))
         })?;
-        let mask = args.mask.map_or(Mask::None, Mask::from);
+        let mask = args.mask.unwrap_or_default();
         let joint = args.joint.map(JointStrategy::from);
-        if joint.is_some() && mask != Mask::None {
-            return Err(attn::Error::JointMask { mask: mask.name() }.into());
+        if joint.is_some() && !mask.takes_joint() {
+            return Err(attn::Error::JointMask { mask }.into());
         }
         // Whether the input is there is worth knowing first: its absence is the more frequent mistake.
-        input::check(input)?;
+        source::check(input)?;
         let output = args.output.as_deref().map(Output::prepare).transpose()?;
-        let settings =
-            Settings { layout, mask, joint, scale: args.scale, lse: args.lse, threads: args.threads };
+        let settings = Settings {
+            layout,
+            mask,
+            keys: args.keys.map(KeyPlacement::from).unwrap_or_default(),
+            joint,
+            scale: args.scale,
+            lse: args.lse,
+            threads: args.threads,
+        };
         Ok(Self { args, runs, settings, output })
     }
 
@@ -91,21 +97,17 @@ impl<'a> Job<'a> {
                 args.device.name()
             )));
         }
-        let all = [Strategy::None, Strategy::Ulysses, Strategy::Ring];
-        let strategies: &[Strategy] = if args.strategy.is_empty() { &all } else { &args.strategy };
-        let ranks: &[usize] = match args.ranks.as_slice() {
-            [] if strategies == [Strategy::None] => &[1],
-            [] => &[2, 4],
-            given => given,
-        };
+        let strategies = if args.strategy.is_empty() { &Strategy::ALL[..] } else { &args.strategy };
+        let runs = plan::runs(strategies, &args.ranks, &args.sharing, plan::demonstrated)?;
         let settings = Settings {
             layout: TensorLayout::Bshd,
-            mask: args.mask.map_or(Mask::None, Mask::from),
+            mask: cli::span(args.mask.unwrap_or_default())?.into(),
+            keys: args.keys.map(KeyPlacement::from).unwrap_or_default(),
             joint: None,
             scale: args.scale,
             lse: false,
             threads: args.threads,
         };
-        Ok(Self { args, runs: plan::runs(strategies, ranks)?, settings, output: None })
+        Ok(Self { args, runs, settings, output: None })
     }
 }

@@ -4,17 +4,22 @@ mod compare;
 mod compute;
 mod input;
 mod job;
+mod masks;
+mod positions;
+mod source;
 mod write;
 
 #[cfg(feature = "cuda")]
 use attn::cuda::Cuda;
 use attn::prelude::*;
-use attn::{DType, ThreadComm};
+use attn::{AttentionPipeline, DType, Error, ThreadComm};
 use half::{bf16, f16};
 
 use self::compute::{Results, Settings};
-use self::input::{Inputs, Source};
+use self::input::{Inputs, PLAIN};
 use self::job::Job;
+use self::masks::Masks;
+use self::source::Source;
 use crate::cli::{Backend, DeviceName, RunArgs};
 use crate::failure::Failure;
 use crate::machine::{self, Machine};
@@ -43,10 +48,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let Some(input) = &args.input else {
         return job.on_device(DType::BF16, &Tensors::MadeUp);
     };
-    let bytes = input::read(input)?;
+    let bytes = source::read(input)?;
     let source = Source::parse(input, &bytes)?;
     // A file of another type is no reason to stop if the type to compute in is given.
-    let dtype = if args.dtype.is_none() { source.dtype()? } else { DType::F32 };
+    let dtype = if args.dtype.is_none() { source.one_dtype(&PLAIN)? } else { DType::F32 };
     job.on_device(dtype, &Tensors::Stored(source))
 }
 
@@ -57,10 +62,14 @@ enum Tensors<'a> {
 }
 
 impl Tensors<'_> {
-    fn load<T: Element>(&self, settings: &Settings) -> Result<Inputs<T>, Failure> {
+    fn load<T: Element>(&self, settings: &Settings) -> Result<(Inputs<T>, Masks), Failure> {
         match self {
-            Self::Stored(source) => source.load(settings),
-            Self::MadeUp => Ok(Inputs::random(MADE_UP)?),
+            Self::Stored(source) => {
+                let inputs = Inputs::load(source, settings)?;
+                let masks = Masks::load(source, settings.mask, inputs.sizes())?;
+                Ok((inputs, masks))
+            }
+            Self::MadeUp => Ok((Inputs::random(MADE_UP)?, Masks::NONE)),
         }
     }
 }
@@ -82,7 +91,7 @@ impl Job<'_> {
         }
     }
 
-    fn on_cpu<T: Element>(&self, inputs: Inputs<T>) -> Result<(), Failure>
+    fn on_cpu<T: Element>(&self, inputs: (Inputs<T>, Masks)) -> Result<(), Failure>
     where
         FlashAttention: ParallelAttention<ThreadComm<Cpu>, T>,
         SdpaAttention: ParallelAttention<ThreadComm<Cpu>, T>,
@@ -94,7 +103,7 @@ impl Job<'_> {
     }
 
     #[cfg(feature = "cuda")]
-    fn on_cuda<T: Element>(&self, inputs: Inputs<T>) -> Result<(), Failure>
+    fn on_cuda<T: Element>(&self, inputs: (Inputs<T>, Masks)) -> Result<(), Failure>
     where
         FlashAttention: ParallelAttention<ThreadComm<Cuda>, T>,
     {
@@ -102,7 +111,7 @@ impl Job<'_> {
     }
 
     /// Computes all runs, writes and reports.
-    fn all_runs<A, D, T>(&self, attention: &A, inputs: Inputs<T>) -> Result<(), Failure>
+    fn all_runs<A, D, T>(&self, attention: &A, inputs: (Inputs<T>, Masks)) -> Result<(), Failure>
     where
         A: ParallelAttention<ThreadComm<D>, T> + Sync,
         D: Machine,
@@ -118,6 +127,8 @@ impl Job<'_> {
             device: D::CALLED,
             backend: self.args.backend,
             dtype: T::DTYPE,
+            mask: self.settings.mask,
+            keys: self.settings.keys,
             comparisons: comparisons(D::CALLED),
             rows,
             written: output.map(|output| ("output", output.name())),
@@ -136,23 +147,33 @@ impl Job<'_> {
     }
 
     /// Computes all runs, and what they are compared with.
-    fn compute<A, D, T>(&self, attention: &A, inputs: Inputs<T>) -> Result<Computed<T>, Failure>
+    fn compute<A, D, T>(
+        &self,
+        attention: &A,
+        (inputs, masks): (Inputs<T>, Masks),
+    ) -> Result<Computed<T>, Failure>
     where
         A: ParallelAttention<ThreadComm<D>, T> + Sync,
         D: Machine,
         T: Element,
     {
+        let settings = &self.settings;
+        let (mask, takes) = (settings.mask, A::Pipeline::MASKS);
+        if !takes.takes(mask) {
+            return Err(Error::MaskKind { mask, takes }.into());
+        }
         for run in &self.runs {
-            inputs.check_split(*run)?;
+            inputs.check_split(*run, settings.keys)?;
         }
         // Whether the device is there is worth knowing before the host has computed anything.
         let queue = D::queue()?;
         let (check, elsewhere) = (!self.args.no_check, D::CALLED != DeviceName::Cpu);
-        let on_host = || compute::run(&FlashAttention, Run::ONE_RANK, &inputs.cast::<f32>()?, &self.settings);
+        let on_host =
+            || compute::run(&FlashAttention, Run::ONE_RANK, &inputs.cast::<f32>()?, &masks, settings);
         let host = (check && elsewhere).then(on_host).transpose()?;
-        let inputs = inputs.upload::<D>(&queue)?;
-        let compute = |run: Run| compute::run::<A, D, T>(attention, run, &inputs, &self.settings);
-        let alone = self.runs.iter().all(|run| *run == Run::ONE_RANK);
+        let masks = masks.upload::<D>(&queue)?;
+        let compute = |run: Run| compute::run::<A, D, T>(attention, run, &inputs, &masks, settings);
+        let alone = self.runs.iter().all(Run::is_one_rank);
         let baseline = (check && !alone).then(|| compute(Run::ONE_RANK)).transpose()?;
 
         let mut computed =
@@ -199,6 +220,7 @@ const fn tolerance(dtype: DType) -> f64 {
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
+    use attn::Mask;
     use attn::cuda::Simulated;
 
     use super::*;
@@ -206,17 +228,17 @@ mod tests {
     #[test]
     fn strategies_on_a_gpu_agree_with_one_rank_and_the_host() {
         let args = RunArgs { device: DeviceName::Cuda, ..RunArgs::default() };
-        for mask in [Mask::None, Mask::Causal] {
+        let masks = [Span::Full, Span::Causal, Span::Window { left: 40, right: 3 }].map(Mask::from);
+        let padding = Mask { key_lengths: true, ..Mask::from(Span::Causal) };
+        for mask in masks.into_iter().chain([padding]) {
             let mut job = Job::new(&args).unwrap();
             job.settings.mask = mask;
             let inputs = Inputs::<bf16>::random([1, 256, 4, 64]).unwrap();
-            let computed = job.compute::<_, Simulated, bf16>(&FlashAttention, inputs).unwrap();
-            assert_eq!(computed.rows.len(), 5);
+            let masks = Masks { key_lengths: mask.key_lengths.then(|| vec![200]), ..Masks::NONE };
+            let computed = job.compute::<_, Simulated, bf16>(&FlashAttention, (inputs, masks)).unwrap();
+            assert_eq!(computed.rows.len(), 8);
             let [from_one, from_host] = computed.errors;
-            assert!(
-                from_one < 4e-3 && 0.0 < from_host && from_host < 4e-3,
-                "{mask:?}: {from_one} {from_host}"
-            );
+            assert!(from_one < 4e-3 && 0.0 < from_host && from_host < 4e-3, "{mask}: {from_one} {from_host}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 use std::time::Instant;
 
 use attn::device::cpu::CpuQueue;
-use attn::{Cpu, Element, Tensor};
+use attn::{Cpu, Element, Scalar, Tensor};
 
 use super::Machine;
 use crate::cli::DeviceName;
@@ -26,7 +26,7 @@ impl Machine for Cpu {
         Ok(model().unwrap_or_else(|| String::from("unknown")))
     }
 
-    fn upload<T: Element>(_: &CpuQueue, tensor: Tensor<T>) -> attn::Result<Tensor<T>> {
+    fn upload<T: Scalar>(_: &CpuQueue, tensor: Tensor<T>) -> attn::Result<Tensor<T>> {
         Ok(tensor)
     }
 

@@ -1,7 +1,7 @@
 //! The first GPU. The variable CUDA_VISIBLE_DEVICES decides which one that is.
 
 use attn::cuda::{self, Cuda, CudaEvent, CudaQueue};
-use attn::{DType, Element, Tensor};
+use attn::{DType, Element, Scalar, Tensor};
 
 use super::{Machine, peak};
 use crate::cli::DeviceName;
@@ -22,7 +22,7 @@ impl Machine for Cuda {
         Ok(CudaQueue::new(0)?.name().to_owned())
     }
 
-    fn upload<T: Element>(queue: &CudaQueue, tensor: Tensor<T>) -> attn::Result<Tensor<T, Self>> {
+    fn upload<T: Scalar>(queue: &CudaQueue, tensor: Tensor<T>) -> attn::Result<Tensor<T, Self>> {
         cuda::to_device(queue, &tensor)
     }
 

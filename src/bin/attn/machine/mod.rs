@@ -11,7 +11,7 @@ mod sim;
 use std::time::Duration;
 
 use attn::comm::threads::Queues;
-use attn::{DType, Device, Element, Tensor, World};
+use attn::{DType, Device, Element, Scalar, Tensor, World};
 
 pub(crate) use self::cpu::{model, threads};
 use crate::cli::{Backend, DeviceName};
@@ -50,7 +50,7 @@ pub(crate) trait Machine: Device {
     ///
     /// # Errors
     /// If the memory cannot be had, or the device reports one.
-    fn upload<T: Element>(queue: &Self::Queue, tensor: Tensor<T>) -> attn::Result<Tensor<T, Self>>;
+    fn upload<T: Scalar>(queue: &Self::Queue, tensor: Tensor<T>) -> attn::Result<Tensor<T, Self>>;
 
     /// Brings a tensor to the host, once the queue has written it.
     ///

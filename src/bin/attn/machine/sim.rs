@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use attn::cuda::{self, SimQueue, Simulated};
-use attn::{Cpu, DType, Element, Tensor};
+use attn::{Cpu, DType, Element, Scalar, Tensor};
 
 use super::{Machine, peak};
 use crate::cli::DeviceName;
@@ -24,7 +24,7 @@ impl Machine for Simulated {
         Ok(String::from("the simulator"))
     }
 
-    fn upload<T: Element>(queue: &SimQueue, tensor: Tensor<T>) -> attn::Result<Tensor<T, Self>> {
+    fn upload<T: Scalar>(queue: &SimQueue, tensor: Tensor<T>) -> attn::Result<Tensor<T, Self>> {
         cuda::to_device(queue, &tensor)
     }
 

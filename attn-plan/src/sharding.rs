@@ -127,7 +127,8 @@ impl SequenceLayout {
             return Err(SeqSplitError { seq, sharding });
         }
         let (ranks, outer) = (sharding.ranks(), sharding.outer);
-        let chunks = if sharding.layout == RingLayout::Zigzag { 2 * outer } else { 1 };
+        // A ring of one holds both of its stretches, wherever they meet.
+        let chunks = if sharding.layout == RingLayout::Zigzag && outer > 1 { 2 * outer } else { 1 };
         let divides = seq.is_multiple_of(ranks) && seq.is_multiple_of(chunks);
         if sharding.split == Split::Strict && !divides {
             return Err(SeqSplitError { seq, sharding });
@@ -240,7 +241,8 @@ impl fmt::Display for SeqSplitError {
             );
         }
         let ring = sharding.outer;
-        let rings: Vec<usize> = (1..=MOST).filter(|ring| seq.is_multiple_of(2 * *ring)).collect();
+        let would = |ring: &usize| *ring == 1 || seq.is_multiple_of(2 * *ring);
+        let rings: Vec<usize> = (1..=MOST).filter(would).collect();
         write!(
             f,
             "{seq} positions do not divide into the {} stretches of a zigzag ring of {ring}: rings that would do are \
@@ -304,5 +306,15 @@ mod tests {
         assert!(error.contains("10 positions") && error.contains("are 1, 2, 5 and 10; or use"), "{error}");
         let error = said(1, 4, RingLayout::Zigzag, 12);
         assert!(error.contains("8 stretches") && error.contains("of 1, 2, 3 and 6"), "{error}");
+        let error = said(1, 3, RingLayout::Zigzag, 9);
+        assert!(error.contains("6 stretches") && error.contains("are of 1; or"), "{error}");
+    }
+
+    #[test]
+    fn a_ring_of_one_takes_any_length() {
+        for (layout, ulysses) in RingLayout::ALL.into_iter().flat_map(|layout| [1, 3].map(|u| (layout, u))) {
+            let layout = sharding(ulysses, 1, layout, Split::Strict).sequence(15).unwrap();
+            assert_eq!(layout.order(), (0..15).collect::<Vec<_>>());
+        }
     }
 }

@@ -8,12 +8,14 @@ mod oracle;
 mod problem;
 mod random;
 mod run;
+mod setup;
 
 pub use compare::{lse_error, relative_error};
 pub use oracle::{Whole, oracle};
 pub use problem::{Inputs, Problem, Token};
 pub use random::Random;
-pub use run::{Setup, assemble, attend, attend_on, call, open, relaid, share};
+pub use run::{assemble, attend, attend_on, call, open, relaid, share};
+pub use setup::Setup;
 
 use attn::prelude::*;
 

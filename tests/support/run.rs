@@ -1,101 +1,9 @@
 //! Runs a problem on ranks: shards, attends, assembles.
 
-use std::fmt;
-
 use attn::prelude::*;
 use attn::{AttentionPipeline, Error, KeyPlacement, Positions, Sharding, TensorLayout, ThreadComm};
 
-use super::{Inputs, Problem, Whole};
-
-/// A strategy and its degrees, layout and split.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Setup {
-    pub strategy: &'static str,
-    /// What the session must say of itself.
-    pub sharding: Sharding,
-}
-
-impl Setup {
-    /// One rank.
-    pub const NONE: Self = Self { strategy: "none", sharding: Sharding::ONE };
-
-    const fn of(strategy: &'static str, ulysses: usize, outer: usize) -> Self {
-        Self { strategy, sharding: Sharding { ulysses, outer, ..Sharding::ONE } }
-    }
-
-    pub const fn ulysses(ranks: usize) -> Self {
-        Self::of("ulysses", ranks, 1)
-    }
-
-    pub const fn ring(ranks: usize) -> Self {
-        Self::of("ring", 1, ranks)
-    }
-
-    pub const fn hybrid(ulysses: usize, ring: usize) -> Self {
-        Self::of("hybrid", ulysses, ring)
-    }
-
-    pub const fn allgather_kv(ranks: usize) -> Self {
-        Self::of("allgather_kv", 1, ranks)
-    }
-
-    pub const fn ulysses_allgather(ulysses: usize, allgather: usize) -> Self {
-        Self::of("ulysses_allgather", ulysses, allgather)
-    }
-
-    pub const fn layout(mut self, layout: RingLayout) -> Self {
-        self.sharding.layout = layout;
-        self
-    }
-
-    pub const fn uneven(mut self) -> Self {
-        self.sharding.split = Split::Uneven;
-        self
-    }
-
-    pub const fn ranks(&self) -> usize {
-        self.sharding.ranks()
-    }
-
-    /// Whether the strategy stands in a ring.
-    pub fn has_ring(&self) -> bool {
-        matches!(self.strategy, "ring" | "hybrid")
-    }
-
-    /// Whether the shapes of a problem divide as the split asks.
-    pub fn takes(&self, problem: &Problem) -> bool {
-        let Problem { seq_q, seq_k, heads, kv_heads, keys, .. } = *problem;
-        let sequence = |seq: usize| self.sharding.sequence(seq).is_ok();
-        sequence(seq_q)
-            && (keys == KeyPlacement::Replicated || sequence(seq_k))
-            && self.sharding.heads(heads, kv_heads).is_ok()
-    }
-
-    /// What a program would ask for at start-up.
-    pub fn config(&self) -> ParallelConfig {
-        let Sharding { ulysses, outer, layout, split } = self.sharding;
-        let (ulysses, ring, allgather) = match self.strategy {
-            "hybrid" => (Some(ulysses), Some(outer), None),
-            "ulysses_allgather" => (Some(ulysses), None, Some(outer)),
-            _ => (None, None, None),
-        };
-        ParallelConfig {
-            ulysses_degree: ulysses,
-            ring_degree: ring,
-            allgather_degree: allgather,
-            layout: (layout != RingLayout::Contiguous).then_some(layout),
-            split: (split != Split::Strict).then_some(split),
-            ..ParallelConfig::strategy(self.strategy)
-        }
-    }
-}
-
-impl fmt::Display for Setup {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Sharding { ulysses, outer, layout, split } = self.sharding;
-        write!(f, "{} {ulysses} x {outer} {} {}", self.strategy, layout.name(), split.name())
-    }
-}
+use super::{Inputs, Problem, Setup, Whole};
 
 /// Shards the inputs over threads, attends, and puts the parts together. Joint rows must be bit-equal on all ranks.
 pub fn attend<A, T>(setup: Setup, inputs: &Inputs<T>) -> attn::Result<Whole<T>>
@@ -112,7 +20,7 @@ where
     A: ParallelAttention<ThreadComm, T>,
     T: Element,
 {
-    let shards = world.run(|comm| Ok::<_, Error>(call(&mut open::<A, _, T>(comm, setup)?, inputs)?))?;
+    let shards = world.run(|comm| call(&mut open::<A, _, T>(comm, setup)?, inputs))?;
     Ok(assemble(&inputs.problem, setup.sharding, &shards))
 }
 

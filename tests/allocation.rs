@@ -14,9 +14,18 @@ use support::{Setup, WithFlash, WithSdpa, open};
 static ALLOCATOR: Counting = Counting;
 
 /// Allocations of all ranks in `calls` calls of each kind, once warm: (attend_into, attend).
-fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(setup: Setup, joint: usize) -> (usize, usize) {
+fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(
+    setup: Setup,
+    joint: usize,
+    masked: bool,
+) -> (usize, usize) {
     const CALLS: usize = 5;
     let ranks = setup.ranks();
+    let seq = 70 * ranks;
+    let (lengths, ids) = ([seq - 33], (0..seq).map(|t| (t / 50) as i32).collect::<Vec<_>>());
+    let dense =
+        Tensor::<u8>::from_fn([1, 1, joint + seq, joint + seq], |[_, _, i, j]| u8::from((i + j) % 3 > 0))
+            .unwrap();
     let line = std::sync::Barrier::new(ranks);
     let counts = World::threads(ranks)
         .threads_per_rank(2)
@@ -24,10 +33,17 @@ fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(setup: Setup, joint: usiz
             let mut session = open::<A, _, bf16>(comm, setup)?;
             let x = Tensor::<bf16>::from_fn([1, 70, 4, 16], |_| bf16::ONE)?;
             let text = Tensor::<bf16>::from_fn([1, joint, 4, 16], |_| bf16::ONE)?;
-            let metadata = match joint {
+            let mut metadata = match joint {
                 0 => AttentionMetadata::default(),
                 _ => AttentionMetadata::joint(&text, &text, &text, JointStrategy::Front),
-            };
+            }
+            .with_sequence(seq, seq);
+            if masked {
+                metadata = metadata.with_key_lengths(&lengths).with_dense(&dense);
+            }
+            if masked && joint == 0 {
+                metadata = metadata.with_causal().with_segments(Segments::of(&ids));
+            }
             let mut out = Tensor::<bf16>::from_fn([1, joint + 70, 4, 16], |_| bf16::ONE)?;
             let mut lse = vec![0.0; 4 * (joint + 70)];
             let mut phase = |owned: bool, calls: usize| -> attn::Result<usize> {
@@ -73,13 +89,15 @@ fn steady_calls_allocate_their_output_alone() {
         Setup::ring(3),
         Setup::ring(2).layout(RingLayout::Zigzag),
         Setup::hybrid(2, 2).layout(RingLayout::Striped),
+        Setup::hybrid(3, 2).uneven(),
         Setup::allgather_kv(3),
-        Setup::ulysses_allgather(2, 2),
+        Setup::ulysses_allgather(2, 2).uneven(),
     ] {
-        for joint in [0, 5] {
+        for (joint, masked) in [(0, false), (0, true), (5, false), (5, true)] {
             let expected = (0, setup.ranks());
-            assert_eq!(count::<WithFlash>(setup, joint), expected, "flash, {setup}, joint {joint}");
-            assert_eq!(count::<WithSdpa>(setup, joint), expected, "sdpa, {setup}, joint {joint}");
+            let says = format!("{setup}, joint {joint}, masked: {masked}");
+            assert_eq!(count::<WithFlash>(setup, joint, masked), expected, "flash, {says}");
+            assert_eq!(count::<WithSdpa>(setup, joint, masked), expected, "sdpa, {says}");
         }
     }
 }

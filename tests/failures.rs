@@ -9,7 +9,7 @@ use attn::{
     AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, Cpu, Error, KeyPlacement,
     KeyValue, Mask, Scope, Sharding, ThreadComm,
 };
-use support::WithFlash;
+use support::{Setup, WithFlash};
 
 type Outcome = Vec<attn::Result<()>>;
 
@@ -44,8 +44,27 @@ const SIGNATURE: attn::Signature = attn::Signature {
     scale_bits: 0,
 };
 
-fn open(comm: ThreadComm, strategy: &str) -> attn::Result<Session<WithFlash, ThreadComm, f32>> {
-    Session::open_with(comm, &ParallelConfig::strategy(strategy))
+/// Every strategy, on four ranks.
+const FOUR: [Setup; 5] = [
+    Setup::ulysses(4),
+    Setup::ring(4),
+    Setup::hybrid(2, 2),
+    Setup::allgather_kv(4),
+    Setup::ulysses_allgather(2, 2),
+];
+
+fn open(comm: ThreadComm, setup: Setup) -> attn::Result<Session<WithFlash, ThreadComm, f32>> {
+    support::open(comm, setup)
+}
+
+fn ulysses(comm: ThreadComm) -> attn::Result<Session<WithFlash, ThreadComm, f32>> {
+    let ranks = comm.size();
+    open(comm, Setup::ulysses(ranks))
+}
+
+fn ring(comm: ThreadComm) -> attn::Result<Session<WithFlash, ThreadComm, f32>> {
+    let ranks = comm.size();
+    open(comm, Setup::ring(ranks))
 }
 
 fn ones(seq: usize) -> Tensor<f32> {
@@ -59,65 +78,69 @@ fn attend(session: &mut Session<WithFlash, ThreadComm, f32>, seq: usize) -> attn
 
 #[test]
 fn an_error_in_one_rank_ends_the_waits_of_the_others() {
-    for strategy in ["ulysses", "ring"] {
+    for setup in FOUR {
         let error = World::threads(4)
             .run(|comm| {
                 let rank = comm.rank();
-                let mut session = open(comm, strategy)?;
+                let mut session = open(comm, setup)?;
                 attend(&mut session, 6)?;
                 if rank == 2 {
                     return Err(Error::Configuration("the disk is full".into()));
                 }
                 match attend(&mut session, 6) {
                     Err(Error::RankFailed { rank: 2, message }) if message == "the disk is full" => Ok(()),
-                    other => panic!("{strategy}: rank {rank} got {other:?}"),
+                    other => panic!("{setup}: rank {rank} got {other:?}"),
                 }
             })
             .unwrap_err();
-        assert_eq!(error, Error::Configuration("the disk is full".into()), "{strategy}");
+        assert_eq!(error, Error::Configuration("the disk is full".into()), "{setup}");
     }
 }
 
 #[test]
 fn a_panic_in_one_rank_ends_the_waits_of_the_others() {
-    let error = World::threads(3)
-        .run(|comm| {
-            let rank = comm.rank();
-            let mut session = open(comm, "ring")?;
-            assert!(rank != 1, "rank one gives up");
-            let outcome = attend(&mut session, 6);
-            assert!(matches!(outcome, Err(Error::RankPanicked { rank: 1, .. })), "{outcome:?}");
-            outcome
-        })
-        .unwrap_err();
-    assert!(
-        matches!(&error, Error::RankPanicked { rank: 1, message } if message.contains("rank one gives up")),
-        "{error}"
-    );
+    for setup in FOUR {
+        let error = World::threads(4)
+            .run(|comm| {
+                let rank = comm.rank();
+                let mut session = open(comm, setup)?;
+                assert!(rank != 1, "rank one gives up");
+                let outcome = attend(&mut session, 6);
+                assert!(matches!(outcome, Err(Error::RankPanicked { rank: 1, .. })), "{setup}: {outcome:?}");
+                outcome
+            })
+            .unwrap_err();
+        assert!(
+            matches!(&error, Error::RankPanicked { rank: 1, message } if message.contains("rank one gives up")),
+            "{setup}: {error}"
+        );
+    }
 }
 
 #[test]
 fn a_rank_that_leaves_early_is_named() {
-    let outcomes = outcomes(World::threads(4), |comm| {
-        if comm.rank() == 3 {
-            return Ok(());
+    for setup in FOUR {
+        let outcomes = outcomes(World::threads(4), |comm| {
+            if comm.rank() == 3 {
+                return Ok(());
+            }
+            let mut session = open(comm, setup)?;
+            attend(&mut session, 6)
+        });
+        for outcome in &outcomes[..3] {
+            let error = outcome.clone().unwrap_err();
+            assert!(matches!(error, Error::RankLeft { rank: 3, .. } | Error::RankFailed { .. }), "{error}");
+            assert!(error.to_string().contains("rank 3 has ended"), "{setup}: {error}");
         }
-        let mut session = open(comm, "ulysses")?;
-        attend(&mut session, 6)
-    });
-    for outcome in &outcomes[..3] {
-        let error = outcome.clone().unwrap_err();
-        assert!(matches!(error, Error::RankLeft { rank: 3, .. } | Error::RankFailed { .. }), "{error}");
-        assert!(error.to_string().contains("rank 3 has ended"), "{error}");
     }
 }
 
 #[test]
 fn ranks_with_different_shapes_all_learn_who_differs() {
-    for strategy in ["ulysses", "ring"] {
+    for setup in FOUR {
         let outcomes = outcomes(World::threads(4), |comm| {
             let seq = if comm.rank() == 1 { 5 } else { 6 };
-            attend(&mut open(comm, strategy)?, seq)
+            attend(&mut open(comm, setup)?, seq)
         });
         for outcome in outcomes {
             let error = outcome.unwrap_err().to_string();
@@ -132,14 +155,14 @@ fn ranks_with_different_shapes_all_learn_who_differs() {
 fn ranks_with_different_collectives_all_learn_who_differs() {
     let outcomes = outcomes(World::threads(3), |comm| match comm.rank() {
         2 => comm.split(0, 0).map(drop),
-        _ => attend(&mut open(comm, "ulysses")?, 6),
+        _ => attend(&mut ulysses(comm)?, 6),
     });
     // Four heads on three ranks: the two ranks fail before they meet the third, which waits in vain.
     assert!(outcomes.iter().all(Result::is_err));
     let outcomes = self::outcomes(World::threads(4), |comm| match comm.rank() {
         2 => comm.split(0, 0).map(drop),
-        3 => attend(&mut open(comm, "ring")?, 6),
-        _ => attend(&mut open(comm, "ulysses")?, 6),
+        3 => attend(&mut ring(comm)?, 6),
+        _ => attend(&mut ulysses(comm)?, 6),
     });
     for outcome in outcomes {
         let error = outcome.unwrap_err().to_string();
@@ -155,13 +178,13 @@ fn ranks_with_different_masks_or_scales_all_learn_it() {
             metadata = metadata.with_causal();
         }
         let x = ones(4);
-        open(comm, "ring")?.attend(&x, &x, &x, &metadata).map(drop)
+        ring(comm)?.attend(&x, &x, &x, &metadata).map(drop)
     });
     assert!(outcomes.iter().all(|o| o.clone().unwrap_err().to_string().contains("mask causal")));
     let outcomes = self::outcomes(World::threads(2), |comm| {
         let x = ones(4);
         let metadata = AttentionMetadata::default().with_scale(1.0 + comm.rank() as f32);
-        open(comm, "ulysses")?.attend(&x, &x, &x, &metadata).map(drop)
+        ulysses(comm)?.attend(&x, &x, &x, &metadata).map(drop)
     });
     assert!(outcomes.iter().all(|o| o.clone().unwrap_err().to_string().contains("scale 2")));
 }
@@ -171,7 +194,7 @@ fn a_rank_that_stays_away_is_named_at_the_deadline() {
     let world = World::threads(3).deadline(Duration::from_millis(300));
     let outcomes = outcomes(world, |comm| {
         let rank = comm.rank();
-        let mut session = open(comm, "ring")?;
+        let mut session = ring(comm)?;
         if rank == 0 {
             std::thread::sleep(Duration::from_millis(1500));
         }
@@ -285,7 +308,7 @@ fn a_kernel_that_panics_in_the_middle_of_a_ring_fails_every_rank() {
 fn a_world_that_has_failed_stays_failed() {
     let outcomes = outcomes(World::threads(2), |comm| {
         let seq = 4 + comm.rank();
-        let mut session = open(comm, "ring")?;
+        let mut session = ring(comm)?;
         let first = attend(&mut session, seq).unwrap_err();
         let second = attend(&mut session, 4).unwrap_err();
         assert!(second.to_string().contains("differs from its group"), "{second}");
@@ -321,7 +344,7 @@ fn subgroups_fail_with_their_world() {
         if rank == 3 {
             return Err(Error::Configuration("gone".into()));
         }
-        let mut session = open(pair, "ring")?;
+        let mut session = ring(pair)?;
         loop {
             attend(&mut session, 4)?;
         }
@@ -340,7 +363,7 @@ fn split_numbers_ranks_by_key_then_rank() {
             assert_eq!(half.rank(), if rank % 2 == 0 { 2 - rank / 2 } else { rank / 2 });
             let again = half.split(0, half.rank())?;
             assert_eq!((again.rank(), again.size()), (half.rank(), 3));
-            let mut session = open(again, "ring")?;
+            let mut session = ring(again)?;
             attend(&mut session, 4)
         })
         .unwrap();
@@ -353,7 +376,7 @@ fn a_disagreement_in_one_subgroup_ends_the_others_with_the_same_error() {
         let outcomes = outcomes(World::threads(5), |comm| {
             let rank = comm.rank();
             let group = comm.split(rank / 3, rank)?;
-            let mut session = open(group, "ring")?;
+            let mut session = ring(group)?;
             loop {
                 attend(&mut session, if rank == 2 { 5 } else { 4 })?;
             }
@@ -384,7 +407,7 @@ fn a_rank_whose_body_has_returned_has_ended_even_if_its_handles_live_on() {
                 std::mem::forget(comm.clone());
                 return Ok(Some(comm));
             }
-            attend(&mut open(comm, "ring")?, 4).map(|()| None)
+            attend(&mut ring(comm)?, 4).map(|()| None)
         })
         .unwrap_err();
     assert!(error.to_string().contains("rank 1 has ended"), "{error}");

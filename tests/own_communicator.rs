@@ -273,7 +273,8 @@ fn strategies_run_unchanged_on_a_communicator_of_your_own() {
     for problem in [
         Problem::new(2, 24, 8, 16).kv_heads(2),
         Problem::new(1, 48, 4, 8).causal(),
-        Problem::new(1, 24, 4, 8).joint(3, JointStrategy::Rear),
+        Problem::new(1, 24, 4, 8).joint(3, JointStrategy::Rear).key_lengths().dense(true),
+        Problem::new(2, 24, 4, 8).seq_k(7).replicated_keys().window(4, 1).segments(),
     ] {
         let inputs = problem.inputs::<bf16>(21);
         for setup in SETUPS {

@@ -73,7 +73,7 @@ fn by_hand(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
     let mut strategy =
         <Strategy as ParallelAttentionStrategy<Flash, ThreadComm, f32>>::open(comm, &AttentionSpec::new())?;
     let kernel = Flash;
-    for _ in 0..calls {
+    for call in 1..=calls {
         let (query, key, value, out) = (x.view(), x.view(), x.view(), out.view_mut());
         let [batch, seq, heads, head_dim] = query.shape();
         let [_, keys, kv_heads, _] = key.shape();
@@ -91,6 +91,7 @@ fn by_hand(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
             return Err(Error::Configuration(String::from("shapes disagree")));
         }
         let request = AttentionRequest {
+            call: call as u64,
             query,
             kv: KeyValue { key, value },
             keys: KeyPlacement::Sharded,

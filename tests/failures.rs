@@ -33,6 +33,7 @@ fn outcomes(world: World, body: impl Fn(ThreadComm) -> attn::Result<()> + Sync) 
 const SIGNATURE: attn::Signature = attn::Signature {
     strategy: "test",
     stage: "test",
+    call: 0,
     dtype: attn::DType::F32,
     query: [0; 4],
     key: [0; 4],
@@ -42,6 +43,7 @@ const SIGNATURE: attn::Signature = attn::Signature {
     mask: Mask::NONE,
     digest: 0,
     scale_bits: 0,
+    lse: false,
 };
 
 /// Every strategy, on four ranks.
@@ -427,5 +429,37 @@ fn a_plan_for_a_rank_that_does_not_exist_is_refused() {
     for outcome in outcomes {
         let error = outcome.unwrap_err().to_string();
         assert!(error.contains("there is no rank 7 in a group of 2"), "{error}");
+    }
+}
+
+/// A call that one rank alone was refused is no call of the others: its next one does not take the refused one's place.
+#[test]
+fn a_call_refused_on_one_rank_does_not_pair_with_its_next() {
+    for setup in [Setup::ulysses(2), Setup::ring(2), Setup::allgather_kv(2)] {
+        let ends = World::threads(2).deadline(Duration::from_secs(5)).communicators().unwrap();
+        let outcomes: Vec<Vec<attn::Result<f32>>> = std::thread::scope(|scope| {
+            let ranks: Vec<_> = ends
+                .into_iter()
+                .map(|comm| {
+                    scope.spawn(move || {
+                        let rank = comm.rank();
+                        let mut session = support::open::<WithFlash, _, f32>(comm, setup).unwrap();
+                        let mut request = |value: f32, rows: usize| {
+                            let x = Tensor::<f32>::from_fn([1, 4, 2, 8], |_| value)?;
+                            let mut out = Tensor::<f32>::from_fn([1, rows, 2, 8], |_| 0.0)?;
+                            session.attend_into(&x, &x, &x, &AttentionMetadata::default(), &mut out)?;
+                            Ok(out.as_slice()[0])
+                        };
+                        // Rank 1 gets its first call wrong, and goes on with the second.
+                        vec![request(1.0, if rank == 1 { 5 } else { 4 }), request(2.0, 4)]
+                    })
+                })
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        assert!(matches!(outcomes[1][0], Err(Error::Shape { tensor: "out", .. })), "{outcomes:?}");
+        for outcome in [&outcomes[0][0], &outcomes[1][1]] {
+            assert!(matches!(outcome, Err(Error::RanksDisagree { .. })), "{setup:?}: {outcomes:?}");
+        }
     }
 }

@@ -37,10 +37,11 @@ impl HeadLayout {
     /// The heads of a group of `ranks`.
     ///
     /// # Errors
-    /// If `kv_heads` does not divide `heads`, or the split is strict and they do not divide among the ranks.
+    /// If `kv_heads` does not divide `heads`, or the split is strict and they do not divide among the ranks, of which
+    /// there is at least one.
     pub fn new(split: Split, ranks: usize, heads: usize, kv_heads: usize) -> Result<Self, HeadError> {
         check_kv_group(heads, kv_heads)?;
-        if split == Split::Strict {
+        if split == Split::Strict || ranks == 0 {
             check_head_split(heads, kv_heads, ranks)?;
         }
         Ok(Self { split, ranks, heads, kv_heads })

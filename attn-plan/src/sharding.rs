@@ -192,11 +192,17 @@ impl SequenceLayout {
     }
 
     /// All ranks' positions, one rank after the other: element `i` is the position that stands `i`-th.
+    ///
+    /// # Panics
+    /// If there is not the memory for so many numbers.
     pub fn order(&self) -> Vec<usize> {
         (0..self.sharding.ranks()).flat_map(|rank| self.positions(rank).iter().collect::<Vec<_>>()).collect()
     }
 
     /// The inverse of [`order`](Self::order): element `t` is the place of position `t` there.
+    ///
+    /// # Panics
+    /// As `order`.
     pub fn inverse_order(&self) -> Vec<usize> {
         let mut inverse = vec![0; self.seq];
         for (place, position) in self.order().into_iter().enumerate() {

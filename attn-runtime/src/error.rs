@@ -87,6 +87,18 @@ pub enum Error {
         positions: usize,
     },
 
+    /// A whole sequence without positions.
+    #[error(
+        "the whole sequences are said to have {query} queries and {key} keys: give their lengths over all ranks, each at \
+         least 1"
+    )]
+    EmptySequence {
+        /// Positions of the query.
+        query: usize,
+        /// Positions of key and value.
+        key: usize,
+    },
+
     /// A mask whose numbers do not fit the call.
     #[error("`{mask}` {message}")]
     Mask {
@@ -96,14 +108,15 @@ pub enum Error {
         message: String,
     },
 
-    /// A mask that the kernel does not take.
+    /// A mask that the kernel, or a strategy of a user's own round it, does not take.
     #[error(
-        "the kernel does not take the mask `{mask}`: it takes {takes}; use another kernel or another mask"
+        "the mask `{mask}` is not taken by this strategy with this kernel: they take {takes}; use others, or another mask \
+         (types of your own say in `MASKS` what they take)"
     )]
     MaskKind {
         /// The call's masks.
         mask: attn_plan::Mask,
-        /// What the kernel takes.
+        /// What strategy and kernel take.
         takes: attn_plan::MaskKinds,
     },
 

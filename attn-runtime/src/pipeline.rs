@@ -9,7 +9,7 @@ use attn_plan::{MaskKinds, Sharding};
 use crate::comm::{Communicator, Traffic};
 use crate::device::{Device, Scope};
 use crate::error::{Error, Result};
-use crate::kernel::AttentionKernel;
+use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::spec::AttentionSpec;
 use crate::strategy::{AttentionRequest, ParallelAttentionStrategy, ParallelConfig};
 use crate::tensor::{Element, TensorLayout};
@@ -22,7 +22,7 @@ pub trait AttentionPipeline<C: Communicator, T: Element>: Sized {
     /// The order of the axes in the caller's tensors.
     const LAYOUT: TensorLayout;
 
-    /// The masks that its kernel takes.
+    /// The masks that its strategies take with their kernel.
     const MASKS: MaskKinds;
 
     /// Whether its strategies take joint tokens: those of this crate do.
@@ -105,9 +105,17 @@ where
             let found = format!("a group of {} ranks", group.size());
             return Err(Error::Declared { key: "degree", declared: degree.to_string(), found });
         }
+        let ranks = group.size();
         let strategy = S::open(group, spec)?;
         // A strategy of a user's own may not look at what was asked for.
         let shares = strategy.sharding();
+        if shares.ranks() != ranks {
+            return Err(Error::Configuration(format!(
+                "strategy `{}` says in `sharding` that {} ranks share its sequence, but its group has {ranks}",
+                S::NAME,
+                shares.ranks()
+            )));
+        }
         let unheeded = |key, declared: &str, found: &str| {
             let (declared, found) =
                 (format!("\"{declared}\""), format!("strategy `{}`, which shares {found}", S::NAME));
@@ -155,7 +163,7 @@ where
         clock.start();
         let (mut call, context) = strategy.pre_attention(scope, request)?;
         clock.lap::<C::Device>(scope, |phases| &mut phases.pre)?;
-        strategy.kernel(kernel, &context).forward(scope, &mut call)?;
+        strategy.kernel(kernel, &context).take(scope, &mut call)?;
         clock.lap::<C::Device>(scope, |phases| &mut phases.kernel)?;
         strategy.post_attention(scope, call, context)?;
         clock.lap::<C::Device>(scope, |phases| &mut phases.post)
@@ -185,12 +193,30 @@ where
     P::open(choice, group, &spec)
 }
 
-/// Blocks of queries and keys that a ring met, by this rank: stretches of its own positions and of another rank's.
+/// A kernel, called with what it takes.
+trait Take<D: Device, T: Element>: AttentionKernel<D, T> {
+    /// [`forward`](AttentionKernel::forward), unless a strategy brings a mask that the kernel does not take: one of this
+    /// crate never does.
+    #[inline]
+    fn take(&self, scope: Scope<'_, D>, call: &mut AttentionCall<'_, T, D>) -> Result<()> {
+        let mask = call.mask.kinds();
+        if Self::MASKS.takes(mask) {
+            self.forward(scope, call)
+        } else {
+            Err(Error::MaskKind { mask, takes: Self::MASKS })
+        }
+    }
+}
+
+impl<D: Device, T: Element, K: AttentionKernel<D, T>> Take<D, T> for K {}
+
+/// Blocks that a ring met, on one rank: each is a stretch of this rank's positions and a stretch of some rank's keys, its
+/// own included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
-    /// Those of which at least one query may attend a key.
+    /// Those that were computed, at least in part.
     pub computed: u64,
-    /// Those that cost nothing.
+    /// Those that cost nothing: positions, key lengths or the order of segments tell that no query attends a key.
     pub skipped: u64,
 }
 

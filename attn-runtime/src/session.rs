@@ -63,6 +63,8 @@ pub struct Session<A: ParallelAttention<C, T>, C: Communicator, T: Element> {
     queue: <C::Device as Device>::Queue,
     arena: Arena<C::Device>,
     clock: Clock,
+    /// How many calls there were, refused ones included.
+    calls: u64,
 }
 
 impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
@@ -82,7 +84,7 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
     pub fn open_with(group: C, config: &ParallelConfig) -> Result<Self> {
         let queue = group.queue()?;
         let pipeline = build_parallel_attention_strategy::<A::Pipeline, C, T>(config, group, &A::SPEC)?;
-        Ok(Self { pipeline, queue, arena: Arena::default(), clock: Clock::default() })
+        Ok(Self { pipeline, queue, arena: Arena::default(), clock: Clock::default(), calls: 0 })
     }
 
     /// The strategy's name.
@@ -153,7 +155,8 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
         outputs: impl Into<Outputs<'a, T, C::Device>>,
     ) -> Result<()> {
         let (query, key, value) = (query.into(), key.into(), value.into());
-        let Self { pipeline, queue, arena, clock } = self;
+        let Self { pipeline, queue, arena, clock, calls } = self;
+        *calls += 1;
         let group = pipeline.communicator();
         let check = Check {
             layout: A::Pipeline::LAYOUT,
@@ -163,6 +166,7 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
             rank: group.rank(),
             ranks: group.size(),
             sharding: pipeline.sharding(),
+            call: *calls,
         };
         admit(check, &A::SPEC, query, key, value, metadata, outputs.into(), |request| {
             pipeline.run(arena.open(queue)?, request, clock)
@@ -265,7 +269,9 @@ fn admit<'a, T: Element, D: Device>(
     };
     let keys = metadata.keys;
     let kv = KeyValue { key, value };
-    let mut request = AttentionRequest { query, kv, keys, sequence, joint: None, mask, scale, out, lse };
+    let call = check.call;
+    let mut request =
+        AttentionRequest { call, query, kv, keys, sequence, joint: None, mask, scale, out, lse };
     if let (Some(query), Some(key), Some(value), 1..) =
         (metadata.joint_query, metadata.joint_key, metadata.joint_value, joint_tokens)
     {
@@ -285,6 +291,7 @@ struct Check {
     rank: usize,
     ranks: usize,
     sharding: Sharding,
+    call: u64,
 }
 
 impl Check {
@@ -311,11 +318,11 @@ impl Check {
             let [query, key, value] = shapes.map(|shape| if shape.is_some() { "given" } else { "missing" });
             return Err(Error::JointIncomplete { query, key, value });
         };
-        if !self.joint {
+        let tokens = joint_query[1];
+        if !self.joint && tokens > 0 {
             let (what, constant) = ("joint tensors", "JOINT");
             return Err(Error::NotTaken { what, constant });
         }
-        let tokens = joint_query[1];
         self.is("joint_query", joint_query, replaced(query, tokens), "the query's shape in all but seq")?;
         let expected = [query[0], tokens, key[2], query[3]];
         self.is("joint_key", joint_key, expected, "joint_query's seq, the key's shape in all else")?;
@@ -367,13 +374,7 @@ impl Check {
             None => Sequence { query: whole(query, KeyPlacement::Sharded)?, key: whole(key, keys)? },
         };
         if sequence.query == 0 || sequence.key == 0 {
-            return Err(Error::Mask {
-                mask: "sequence",
-                message: format!(
-                    "is {} queries and {} keys long: neither may be empty",
-                    sequence.query, sequence.key
-                ),
-            });
+            return Err(Error::EmptySequence { query: sequence.query, key: sequence.key });
         }
         self.share("query", query, sequence.query, KeyPlacement::Sharded)?;
         self.share("key", key, sequence.key, keys)?;

@@ -121,8 +121,9 @@ fn a_mask_that_the_kernel_does_not_take_is_refused_before_anything_moves() {
                 assert!(session.attend(&x, &x, &x, &plain()).is_ok());
                 error
             });
-            let says =
-                format!("the kernel does not take the mask `{name}`: it takes none; use another kernel");
+            let says = format!(
+                "the mask `{name}` is not taken by this strategy with this kernel: they take none; use others"
+            );
             for error in errors {
                 assert!(matches!(error, Error::MaskKind { .. }));
                 assert!(error.to_string().starts_with(&says), "{error}");

@@ -107,8 +107,8 @@ fn a_sequence_of_no_positions_is_refused() {
     for (ranks, config) in every() {
         for setup in [(ranks, config.clone()), (ranks, uneven(config))] {
             for whole in [(0, 0), (0, 24), (24, 0)] {
-                let says = format!("`sequence` is {} queries and {} keys long", whole.0, whole.1);
-                refused(&setup, call(|_, _| [1, 1], Some(whole)), &[&says, "neither may be empty"]);
+                let says = format!("said to have {} queries and {} keys", whole.0, whole.1);
+                refused(&setup, call(|_, _| [1, 1], Some(whole)), &[&says, "each at least 1"]);
             }
         }
     }

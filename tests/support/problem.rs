@@ -227,7 +227,9 @@ impl<T: Element> Inputs<T> {
                 let span = match mask.span {
                     Span::Full => true,
                     Span::Causal => offset <= 0,
-                    Span::Window { left, right } => -(left as i64) <= offset && offset <= right as i64,
+                    Span::Window { left, right } => {
+                        -(left.min(1 << 40) as i64) <= offset && offset <= right.min(1 << 40) as i64
+                    }
                 };
                 let same_segment =
                     |[query, key]: &[Vec<i32>; 2]| query[batch * seq_q + i] == key[batch * seq_k + j];

@@ -15,6 +15,9 @@ pub struct Signature {
     pub strategy: &'static str,
     /// The part of the pipeline, such as `pre_attention`.
     pub stage: &'static str,
+    /// The number of the session's call, refused ones included: a rank whose call was refused does not pair its next one
+    /// with another call of its peers.
+    pub call: u64,
     /// The element type.
     pub dtype: DType,
     /// Shape of the query, over all ranks: `[batch, seq, heads, head_dim]`.
@@ -33,36 +36,29 @@ pub struct Signature {
     pub digest: u64,
     /// The bits of the softmax scale.
     pub scale_bits: u32,
+    /// Whether the log-sum-exp is wanted.
+    pub lse: bool,
 }
 
 impl fmt::Display for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            strategy,
-            stage,
-            dtype,
-            query,
-            key,
-            keys,
-            joint: (joint, order),
-            sharding,
-            mask,
-            digest,
-            scale_bits,
-        } = self;
-        write!(f, "{strategy} {stage}, {dtype}, query {query:?}, key {key:?}")?;
+        let Self { strategy, stage, call, dtype, query, key, keys, joint: (joint, order), .. } = self;
+        write!(f, "{strategy} {stage} of call {call}, {dtype}, query {query:?}, key {key:?}")?;
         if *keys != KeyPlacement::Sharded {
             write!(f, " {}", keys.name())?;
         }
         if *joint > 0 {
             write!(f, ", {joint} joint tokens in {}", order.name())?;
         }
-        let Sharding { ulysses, outer, layout, split } = sharding;
+        let Self {
+            sharding: Sharding { ulysses, outer, layout, split }, mask, digest, scale_bits, lse, ..
+        } = self;
         write!(f, ", {ulysses} x {outer} ranks, {} {}", layout.name(), split.name())?;
         write!(f, ", mask {mask}")?;
         if mask.key_lengths || mask.segments {
             write!(f, " (digest {digest:016x})")?;
         }
-        write!(f, ", scale {}", f32::from_bits(*scale_bits))
+        write!(f, ", scale {}", f32::from_bits(*scale_bits))?;
+        if *lse { f.write_str(", with lse") } else { Ok(()) }
     }
 }

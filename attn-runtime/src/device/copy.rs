@@ -54,7 +54,8 @@ impl<D: Device> Scope<'_, D> {
             destination_strides: destination.strides(),
         };
         // SAFETY: by the views' invariants the source can be read and the destination, which is lent exclusively and so
-        // does not overlap it, can be written.
+        // does not overlap it, can be written; both stay until the queue has passed, by the contract of `Device`, and later
+        // work on them is queued behind.
         unsafe { D::copy(self.queue(), &[copy]) }
     }
 }

@@ -17,7 +17,8 @@ use crate::error::Result;
 /// # Safety
 /// [`allocate`](Self::allocate) must return memory of at least `bytes` bytes, zeroed, aligned to 64, that stays
 /// where [`base`](Self::base) says, untouched by anybody else, until the [`Memory`](Self::Memory) is dropped (also
-/// while the `Memory` itself is moved).
+/// while the `Memory` itself is moved). Dropping a `Memory` waits for all work that names it, or frees it behind that work:
+/// what is queued outlives the borrows of views.
 pub unsafe trait Device: Sized + 'static {
     /// The device's name, for messages.
     const NAME: &'static str;

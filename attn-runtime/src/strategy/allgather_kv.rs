@@ -2,7 +2,7 @@
 
 use attn_plan::{MaskKinds, RingLayout, Sharding};
 
-use crate::comm::{Communicator, Traffic};
+use crate::comm::Communicator;
 use crate::device::Scope;
 use crate::error::Result;
 use crate::kernel::{AttentionCall, AttentionKernel};
@@ -59,10 +59,6 @@ where
     #[inline]
     fn sharding(&self) -> Sharding {
         self.reshard.sharding()
-    }
-
-    fn traffic(&self) -> Traffic {
-        self.reshard.traffic()
     }
 
     fn pre_attention<'a>(

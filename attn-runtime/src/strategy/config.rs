@@ -91,12 +91,12 @@ impl ParallelConfig {
         if let Some((name, _)) = given.iter().find(|(_, degree)| *degree == 0) {
             return fail(format!("`{name}` must be at least 1"));
         }
-        let by_degree = self.by_degree(&all)?;
         // Where one strategy alone is offered, degrees are its own: they choose nothing.
         let named = self.strategy.as_deref().or(match offered {
             [name] => Some(*name),
             _ => None,
         });
+        let by_degree = if named.is_none() { self.by_degree(&all)? } else { None };
         // A name may leave one of two degrees to the other: then the strategy itself checks them.
         let complete = match named.and_then(Parts::of) {
             Some(parts) => [
@@ -106,7 +106,8 @@ impl ParallelConfig {
             ]
             .iter()
             .all(|(has, degree)| !has || degree.is_some()),
-            None => true,
+            // Of a strategy of a user's own nothing is known.
+            None => named.is_none(),
         };
         let product = given.iter().fold(1_usize, |product, (_, degree)| product.saturating_mul(*degree));
         if !given.is_empty() && complete && product != ranks {
@@ -118,14 +119,13 @@ impl ParallelConfig {
                 if factors.len() == 1 { "makes" } else { "is" }
             ));
         }
-        let name = match (named, by_degree) {
-            (Some(name), _) => {
+        let name = match named {
+            Some(name) => {
                 self.check_name(name)?;
                 name
             }
-            (None, Some(name)) => name,
-            (None, None) if !given.is_empty() => "none",
-            (None, None) => {
+            None if !given.is_empty() => by_degree.unwrap_or("none"),
+            None => {
                 return fail(format!(
                     "nothing says which strategy to use: set `strategy` to one of {all}, or the degrees"
                 ));
@@ -271,6 +271,14 @@ mod tests {
             let error = config.choose(&ALL, ranks).unwrap_err().to_string();
             assert!(error.contains(say), "{error}");
         }
+    }
+
+    #[test]
+    fn of_a_strategy_of_a_users_own_nothing_is_known() {
+        let own = ["mine"];
+        assert_eq!(config(Some("mine"), Some(2), None).choose(&own, 4), Ok(0));
+        let both = ParallelConfig { ring_degree: Some(2), ..gathering(None, 2) };
+        assert_eq!(both.choose(&own, 4), Ok(0));
     }
 
     #[test]

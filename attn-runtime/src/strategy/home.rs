@@ -114,11 +114,6 @@ impl<'a, T: Element, D: Device> Home<'a, T, D> {
     }
 }
 
-/// Waits for the queue, if the attribute asks for it.
-pub(super) fn settle<D: Device>(use_sync: bool, scope: Scope<'_, D>) -> Result<()> {
-    if use_sync { D::synchronize(scope.queue()) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +124,7 @@ mod tests {
         Signature {
             strategy: "test",
             stage: "test",
+            call: 1,
             dtype: DType::F32,
             query: [1, seq, 2, 8],
             key: [1, seq, 2, 8],
@@ -138,6 +134,7 @@ mod tests {
             mask: Mask::NONE,
             digest: 0,
             scale_bits: scale.to_bits(),
+            lse: false,
         }
     }
 

@@ -73,7 +73,7 @@ where
     }
 
     fn traffic(&self) -> Traffic {
-        self.ring.iter().fold(self.reshard.traffic(), |sum, ring| sum + ring.traffic())
+        self.ring.iter().fold(self.reshard.group().traffic(), |sum, ring| sum + ring.traffic())
     }
 
     fn work(&self) -> Work {

@@ -2,7 +2,7 @@
 
 use attn_plan::{MaskKinds, Sharding};
 
-use crate::comm::{Communicator, Traffic};
+use crate::comm::Communicator;
 use crate::device::Scope;
 use crate::error::{Error, Result};
 use crate::kernel::{AttentionCall, AttentionKernel};
@@ -52,10 +52,6 @@ where
     #[inline]
     fn sharding(&self) -> Sharding {
         Sharding::ONE
-    }
-
-    fn traffic(&self) -> Traffic {
-        self.reshard.traffic()
     }
 
     fn pre_attention<'a>(

@@ -4,13 +4,15 @@ use attn_plan::{Mask, Run, Sharding, Span};
 
 use crate::comm::Signature;
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::kernel::{Band, BlockMask, BlockSegments, KeyLengths, SegmentIds};
 use crate::metadata::{JointStrategy, KeyPlacement, Segments, Sequence};
 use crate::tensor::{Element, KeyValue, View, ViewMut};
 
 /// One rank's call. Shapes agree with one another; no axis is empty but, in an uneven split, this rank's share.
 pub struct AttentionRequest<'a, T, D: Device> {
+    /// The number of the session's call, by which ranks know that they make the same one.
+    pub call: u64,
     /// This rank's queries: `[batch, its share of seq_q, heads, head_dim]`.
     pub query: View<'a, T, D>,
     /// This rank's keys and values: `[batch, its share of seq_k, kv_heads, head_dim]`, or all of them if they are
@@ -151,8 +153,23 @@ impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
     /// by position, both stand at the same distances.
     ///
     /// # Errors
-    /// If the sequence has no such positions.
+    /// If the sequence has no such positions, or the distances differ.
     pub fn block_mask_of(&self, query: Run, key: Run) -> Result<BlockMask<'a, D>> {
+        let Sequence { query: seq_q, key: seq_k } = self.sequence;
+        for (what, run, seq) in [("queries", query, seq_q), ("keys", key, seq_k)] {
+            let last = run.len.checked_sub(1).map_or(Some(0), |last| last.checked_mul(run.step));
+            let inside = last.and_then(|last| last.checked_add(run.start)).is_some_and(|last| last < seq);
+            if run.len > 0 && !inside {
+                return Err(Error::Plan(format!("{run:?} reaches beyond the {seq} {what} of the sequence")));
+            }
+        }
+        let differ = query.len > 1 && key.len > 1 && query.step != key.step;
+        if differ && self.mask.span != Span::Full {
+            return Err(Error::Plan(format!(
+                "queries stand {} apart and keys {}: a mask by position needs equal distances",
+                query.step, key.step
+            )));
+        }
         let dense = match self.mask.dense {
             None => None,
             Some(dense) => Some(dense.select(2, query)?.select(3, key)?),
@@ -182,6 +199,7 @@ impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
         Signature {
             strategy,
             stage: "pre_attention",
+            call: self.call,
             dtype: T::DTYPE,
             query: [batch, self.sequence.query, heads, head_dim],
             key: [batch, self.sequence.key, kv_heads, head_dim],
@@ -191,6 +209,7 @@ impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
             mask: self.mask.kinds(),
             digest: self.mask.digest(),
             scale_bits: self.scale.to_bits(),
+            lse: self.lse.is_some(),
         }
     }
 }
@@ -212,5 +231,42 @@ impl<T, D> core::fmt::Debug for Joint<'_, T, D> {
             .field("query", &self.query)
             .field("order", &self.order)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Cpu;
+    use crate::tensor::Tensor;
+
+    #[test]
+    fn a_block_of_what_the_sequence_has_not_is_refused() {
+        let x = Tensor::<f32>::from_fn([1, 4, 1, 2], |_| 0.0).unwrap();
+        let mut out = x.clone();
+        let request = AttentionRequest::<f32, Cpu> {
+            call: 1,
+            query: x.view(),
+            kv: KeyValue { key: x.view(), value: x.view() },
+            keys: KeyPlacement::Sharded,
+            sequence: Sequence { query: 4, key: 4 },
+            joint: None,
+            mask: Span::Causal.into(),
+            scale: 1.0,
+            out: out.view_mut(),
+            lse: None,
+        };
+        let run = |start, step, len| Run { start, step, len };
+        assert!(request.block_mask_of(run(0, 1, 4), run(1, 2, 1)).is_ok());
+        assert!(request.block_mask_of(run(1, 2, 2), run(0, 2, 2)).is_ok());
+        for (query, key, says) in [
+            (run(0, 1, 100), run(0, 1, 4), "4 queries"),
+            (run(0, 1, 4), run(3, 1, 2), "4 keys"),
+            (run(0, 1, 4), run(0, usize::MAX, 3), "4 keys"),
+            (run(0, 1, 4), run(0, 2, 2), "1 apart and keys 2"),
+        ] {
+            let error = request.block_mask_of(query, key).unwrap_err().to_string();
+            assert!(error.contains(says), "{error}");
+        }
     }
 }

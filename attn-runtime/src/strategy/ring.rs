@@ -4,7 +4,7 @@ use core::cell::Cell;
 
 use attn_plan::{MaskKinds, Sharding};
 
-use crate::comm::{Communicator, Traffic};
+use crate::comm::Communicator;
 use crate::device::Scope;
 use crate::error::Result;
 use crate::kernel::{AttentionCall, CarriesState};
@@ -63,10 +63,6 @@ where
     #[inline]
     fn sharding(&self) -> Sharding {
         self.reshard.sharding()
-    }
-
-    fn traffic(&self) -> Traffic {
-        self.reshard.traffic()
     }
 
     fn work(&self) -> Work {

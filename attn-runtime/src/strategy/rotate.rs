@@ -14,11 +14,12 @@ use crate::error::Result;
 use crate::kernel::{AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, Cover};
 use crate::metadata::KeyPlacement;
 use crate::pipeline::Work;
-use crate::strategy::frame::{Frame, Piece};
+use crate::strategy::frame::{Frame, Piece, Pieces};
 use crate::strategy::reshard::ReshardContext;
 use crate::tensor::{Element, KeyValue, View, ViewMut};
 
-/// A kernel driven round the ring: one [`step`](CarriesState::step) for each stretch of each rank's block.
+/// A kernel driven round the ring: a [`step`](CarriesState::step) for each stretch of each rank's block, or for each
+/// stretch of queries that attends some of it.
 ///
 /// Partial results are carried in fp32, not merged. Queries and blocks stand in stretches of positions; each pair of them
 /// is masked by where it stands in the whole sequence, and pairs of which no query may attend a key cost nothing. Keys
@@ -67,7 +68,7 @@ where
         }
         match frame.keys {
             KeyPlacement::Sharded => {
-                self.group.rotate(scope, &signature, &plans.key_lengths, kv, |owner, block| {
+                self.group.rotate(scope, &signature, &plans.part_lengths, kv, |owner, block| {
                     attend(block, &mut frame.key.part(owner).runs().map(|(at, run)| Piece::tokens(at, run)))
                 })?
             }
@@ -109,6 +110,22 @@ struct Walk<'f, 's, 'q, T, D: Device> {
 }
 
 impl<T: Element, D: Device> Walk<'_, '_, '_, T, D> {
+    /// Counts a stretch of keys against each stretch of this rank's positions. (Joint tokens are no block of a ring: every
+    /// rank has them.)
+    fn count(&self, work: &Cell<Work>, rows: &Pieces, covers: &[Cover]) {
+        let stretches = self.frame.rows.iter().filter(|piece| !piece.joint).count() as u64;
+        let apart = self.frame.mask.tells_rows_apart();
+        let mut done = work.get();
+        for (piece, cover) in rows.iter().zip(covers) {
+            let blocks = if apart { u64::from(!piece.joint) } else { stretches };
+            match cover {
+                Cover::Skip => done.skipped += blocks,
+                Cover::Full | Cover::Partial => done.computed += blocks,
+            }
+        }
+        work.set(done);
+    }
+
     /// Takes a block of keys, given by its stretches, into the state.
     fn block<K: CarriesState<D, T>>(
         &self,
@@ -127,15 +144,9 @@ impl<T: Element, D: Device> Walk<'_, '_, '_, T, D> {
                 *cover = frame.cover(&frame.block(piece, keys)?, piece.run.len, keys.run.len);
             }
             let covers = &covers[..rows.iter().count()];
-            let mut done = work.get();
-            // Joint tokens are no block of a ring: every rank has them.
-            for cover in covers.iter().filter(|_| !keys.joint) {
-                match cover {
-                    Cover::Skip => done.skipped += 1,
-                    Cover::Full | Cover::Partial => done.computed += 1,
-                }
+            if !keys.joint {
+                self.count(work, &rows, covers);
             }
-            work.set(done);
             if covers.iter().all(|cover| *cover == Cover::Full) {
                 kernel.step(scope, query, block, &BlockMask::FULL, scale, state)?;
                 continue;

@@ -67,7 +67,7 @@ where
     }
 
     fn traffic(&self) -> Traffic {
-        self.gathering.iter().fold(self.reshard.traffic(), |sum, group| sum + group.traffic())
+        self.gathering.iter().fold(self.reshard.group().traffic(), |sum, group| sum + group.traffic())
     }
 
     fn pre_attention<'a>(

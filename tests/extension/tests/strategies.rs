@@ -96,7 +96,7 @@ fn a_strategy_takes_the_masks_that_it_and_its_kernel_take() {
         if mask != Mask::from(mask.span) {
             let errors = refused::<CyclicSpanOnly>(&problem, 2);
             assert!(errors.iter().all(refuses), "{name}");
-            assert!(errors[0].to_string().contains("it takes none, causal, window;"), "{}", errors[0]);
+            assert!(errors[0].to_string().contains("they take none, causal, window;"), "{}", errors[0]);
         }
     }
 }

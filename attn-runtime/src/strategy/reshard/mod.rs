@@ -20,14 +20,14 @@ use attn_plan::{Run, Sharding, portion};
 use self::context::Back;
 use self::plans::Plans;
 
-use crate::comm::{Communicator, Signature, Traffic, Transfer};
+use crate::comm::{Communicator, Signature, Transfer};
 use crate::device::{Device, Scope};
 use crate::error::Result;
 use crate::kernel::{AttentionCall, BlockMask};
 use crate::metadata::KeyPlacement;
 use crate::spec::AttentionSpec;
 use crate::strategy::frame::{Frame, Piece, Pieces};
-use crate::strategy::home::{Home, PlanCache, settle};
+use crate::strategy::home::{Home, PlanCache};
 use crate::strategy::{AttentionMask, AttentionRequest};
 use crate::tensor::{Element, KeyValue, View, ViewMut};
 
@@ -74,10 +74,6 @@ impl<C: Communicator> Reshard<C> {
 
     pub(super) const fn sharding(&self) -> Sharding {
         self.sharding
-    }
-
-    pub(super) fn traffic(&self) -> Traffic {
-        self.group.traffic()
     }
 
     /// [`pre`](Self::pre) for a kernel that is called once, on all keys. One rank without joint tokens moves nothing.
@@ -135,7 +131,7 @@ impl<C: Communicator> Reshard<C> {
             self.group.exchange(scope, &signature, &mut [])?;
         }
 
-        let AttentionRequest { keys, sequence: _, mask, scale, out, lse, .. } = request;
+        let AttentionRequest { keys, mask, scale, out, lse, .. } = request;
         let kv = match kv {
             Some([key, value]) => KeyValue { key: key.into_view(), value: value.into_view() },
             None => request.kv.narrow(2, kv_heads.start, kv_heads.len())?,
@@ -295,7 +291,7 @@ impl<C: Communicator> Reshard<C> {
 
     /// Waits for the queue, if the attribute asks for it.
     fn settle(&self, scope: Scope<'_, C::Device>) -> Result<()> {
-        settle(self.use_sync, scope)
+        if self.use_sync { C::Device::synchronize(scope.queue()) } else { Ok(()) }
     }
 }
 

@@ -39,7 +39,7 @@ pub(in crate::strategy) struct Plans {
     /// This rank's heads, as a kernel takes them; none if one call takes all.
     pub(in crate::strategy) head_runs: Vec<HeadRun>,
     /// How many keys each outer rank's part has.
-    pub(in crate::strategy) key_lengths: Vec<usize>,
+    pub(in crate::strategy) part_lengths: Vec<usize>,
     pub(super) scatter_query: ExchangePlan,
     pub(super) scatter_keys: ExchangePlan,
     pub(super) home: HomePlans,
@@ -76,7 +76,7 @@ impl Plans {
             key,
             heads: layout,
             head_runs: layout.runs(ulysses),
-            key_lengths: (0..sharding.outer).map(|outer| key.part(outer).len()).collect(),
+            part_lengths: (0..sharding.outer).map(|outer| key.part(outer).len()).collect(),
             scatter_query: ExchangePlan::default(),
             scatter_keys: ExchangePlan::default(),
             home: HomePlans::default(),

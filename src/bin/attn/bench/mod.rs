@@ -31,6 +31,7 @@ use crate::report;
 const SIGNATURE: Signature = Signature {
     strategy: "none",
     stage: "bench",
+    call: 0,
     dtype: DType::F32,
     query: [0; 4],
     key: [0; 4],
@@ -40,6 +41,7 @@ const SIGNATURE: Signature = Signature {
     mask: Mask::NONE,
     digest: 0,
     scale_bits: 0,
+    lse: false,
 };
 
 /// Measures, and reports.

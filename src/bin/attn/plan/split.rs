@@ -1,12 +1,9 @@
 //! Whether a run's ranks can share positions and heads.
 
-use attn::{Error, Split};
+use attn::Error;
 
 use super::Run;
 use crate::failure::Failure;
-
-/// How the command line asks for the other split.
-const CURE: &str = "or use `--split uneven`";
 
 /// Checks that a run can share a tensor's positions among its ranks.
 ///
@@ -15,11 +12,7 @@ const CURE: &str = "or use `--split uneven`";
 pub(crate) fn check_sequence(run: Run, tensor: &str, seq: usize) -> Result<(), Failure> {
     match run.sharding.sequence(seq) {
         Ok(_) => Ok(()),
-        Err(error) => {
-            // The library speaks of the attribute's key.
-            let error = error.to_string().replace("or use `split = \"uneven\"`", CURE);
-            Err(Failure::Input(format!("{tensor}: {error}")))
-        }
+        Err(error) => Err(Failure::Input(format!("{tensor}: {}", in_flags(&error)))),
     }
 }
 
@@ -29,17 +22,18 @@ pub(crate) fn check_sequence(run: Run, tensor: &str, seq: usize) -> Result<(), F
 /// If it cannot; the message lists the degrees that could.
 pub(crate) fn check_heads(run: Run, [heads, kv_heads]: [usize; 2]) -> Result<(), Failure> {
     let Err(error) = run.sharding.heads(heads, kv_heads) else { return Ok(()) };
-    let error = Error::from(error);
-    let cure = match (&error, run.sharding.split) {
-        (Error::HeadSplit(_), Split::Strict) => format!("; {CURE}"),
-        _ => String::new(),
-    };
-    Err(Failure::Input(format!("strategy `{}` on {} ranks: {error}{cure}", run.strategy.name(), run.ranks())))
+    let (name, ranks, error) = (run.strategy.name(), run.ranks(), in_flags(&Error::from(error)));
+    Err(Failure::Input(format!("strategy `{name}` on {ranks} ranks: {error}")))
+}
+
+/// What the library says, which speaks of the attribute's key, as the command line asks for the other split.
+fn in_flags(error: &dyn std::error::Error) -> String {
+    error.to_string().replace("`split = \"uneven\"`", "`--split uneven`")
 }
 
 #[cfg(test)]
 mod tests {
-    use attn::{RingLayout, Sharding};
+    use attn::{RingLayout, Sharding, Split};
 
     use super::*;
     use crate::cli::Strategy;

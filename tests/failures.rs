@@ -301,7 +301,7 @@ fn a_kernel_that_panics_in_the_middle_of_a_ring_fails_every_rank() {
         );
         for outcome in &outcomes(World::threads(4), ring_of::<Panicking>)[1..] {
             let error = outcome.clone().unwrap_err().to_string();
-            assert!(error.contains("rank 0 panicked: inside rotate (ring rotate, f32"), "{error}");
+            assert!(error.contains("rank 0 panicked: inside rotate (ring rotate of call 1, f32"), "{error}");
         }
     }
 }

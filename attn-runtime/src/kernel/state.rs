@@ -5,7 +5,8 @@ use crate::tensor::ViewMut;
 
 /// What a kernel carries from one block of keys to the next. The caller owns it; rows are `[batch, seq_q, heads]`.
 pub struct CarriedState<'a, D> {
-    /// The output so far, not yet divided: `[batch, seq_q, heads, head_dim]`. It counts for nothing where `max` is -inf.
+    /// The output so far, not yet divided: `[batch, seq_q, heads, head_dim]`. Where `max` is -inf it means nothing, and
+    /// holds what the kernel's own `begin` left there.
     pub output: ViewMut<'a, f32, D>,
     /// The largest scaled product so far, in units that suit the kernel (natural, or powers of two):
     /// `[batch, seq_q, heads, 1]`, -inf at first.

@@ -83,7 +83,7 @@ impl GatherPlan {
     }
 }
 
-/// A run of consecutive positions as a range.
+/// A run of consecutive positions as a range: where ranks gather, each holds one.
 fn stretch(run: Option<Run>) -> Range<usize> {
     run.map_or(0..0, |run| run.start..run.start + run.len)
 }

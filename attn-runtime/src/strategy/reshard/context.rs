@@ -13,7 +13,8 @@ use crate::strategy::gather::GatherPlan;
 use crate::strategy::home::Home;
 use crate::tensor::KeyValue;
 
-/// One rank's part of a call, inside the exchange: besides the [`AttentionCall`](crate::AttentionCall), what adapters and the way back need.
+/// One rank's part of a call, inside the exchange: besides the [`AttentionCall`](crate::AttentionCall), what adapters and
+/// the way back need.
 pub struct ReshardContext<'a, T, D: Device> {
     pub(in crate::strategy) signature: Signature,
     pub(in crate::strategy) plans: Arc<Plans>,

@@ -112,18 +112,18 @@ impl AttentionSpec {
         self
     }
 
-    /// The same, once it is clear that a kernel takes the mask.
+    /// The same, once it is clear that strategy and kernel take the mask.
     ///
     /// # Panics
-    /// While compiling, if it does not.
+    /// While compiling, if they do not.
     #[must_use]
     #[track_caller]
     pub const fn checked(self, takes: MaskKinds) -> Self {
         if let Some(mask) = self.mask {
             assert!(
                 takes.takes(mask),
-                "the attribute fixes a mask that the kernel does not take: use `backend = \"sdpa\"` or `\"flash\"` on \
-                 the CPU, which take every mask, or another mask"
+                "the attribute fixes a mask that this strategy with this kernel does not take: use others, or another mask \
+                 (types of your own say in `MASKS` what they take)"
             );
         }
         self

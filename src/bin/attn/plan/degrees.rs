@@ -36,17 +36,28 @@ pub(super) fn check_flags(strategies: &[Strategy], sharing: &SharingArgs) -> Res
 /// The degrees of a strategy on each number of ranks: of the ranks that share heads, and of the groups of these. Without
 /// numbers of ranks, on those that the degrees make, or else on those of `otherwise`.
 ///
+/// With numbers of ranks, a degree that another of the `strategies` needs to tell its two apart is that one's alone:
+/// beside `hybrid`, `ulysses` runs on all ranks.
+///
 /// # Errors
 /// If the degrees that are given do not make the ranks.
 pub(super) fn all(
     strategy: Strategy,
+    strategies: &[Strategy],
     ranks: &[usize],
     sharing: &SharingArgs,
     otherwise: &[usize],
 ) -> Result<Vec<[usize; 2]>, Failure> {
     let flags = strategy.degrees();
+    let is_others = |degree: &Degree| {
+        let others = strategies.iter().filter(|other| other.degrees().len() > 1);
+        flags.len() == 1
+            && !ranks.is_empty()
+            && others.into_iter().any(|other| other.degrees().contains(degree))
+    };
+    let flags_of_its_own = flags.iter().filter(|degree| !is_others(degree));
     let given: Vec<(Degree, usize)> =
-        flags.iter().filter_map(|degree| Some((*degree, sharing.degree(*degree)?))).collect();
+        flags_of_its_own.filter_map(|degree| Some((*degree, sharing.degree(*degree)?))).collect();
     let product = given.iter().map(|(_, count)| count).product::<usize>();
     let complete = given.len() == flags.len();
     let made;
@@ -146,15 +157,26 @@ mod tests {
 
     #[track_caller]
     fn check(strategy: Strategy, ranks: &[usize], flags: &str, expected: &[[usize; 2]]) {
-        assert_eq!(all(strategy, ranks, &sharing(flags), &[4]).unwrap(), expected);
+        assert_eq!(all(strategy, &[strategy], ranks, &sharing(flags), &[4]).unwrap(), expected);
     }
 
     #[track_caller]
     fn refuse(strategy: Strategy, ranks: &[usize], flags: &str, says: &str) {
         let flags = sharing(flags);
-        let checked = check_flags(&[strategy], &flags).and_then(|()| all(strategy, ranks, &flags, &[4]));
+        let checked =
+            check_flags(&[strategy], &flags).and_then(|()| all(strategy, &[strategy], ranks, &flags, &[4]));
         let error = checked.unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
+    }
+
+    #[test]
+    fn a_degree_beside_a_strategy_of_two_is_that_ones() {
+        let both = [Strategy::Hybrid, Strategy::Ulysses];
+        let found = |strategy| all(strategy, &both, &[8], &sharing("--ulysses 2 --ring 4"), &[4]).unwrap();
+        assert_eq!([found(Strategy::Hybrid), found(Strategy::Ulysses)], [[[2, 4]], [[8, 1]]]);
+        // Without a number of ranks, each takes what it is given.
+        let found = |strategy| all(strategy, &both, &[], &sharing("--ulysses 2 --ring 4"), &[4]).unwrap();
+        assert_eq!([found(Strategy::Hybrid), found(Strategy::Ulysses)], [[[2, 4]], [[2, 1]]]);
     }
 
     #[test]

@@ -101,7 +101,7 @@ pub(crate) fn runs(
     degrees::check_flags(strategies, sharing)?;
     let mut runs = Vec::new();
     for &strategy in strategies {
-        for [ulysses, outer] in degrees::all(strategy, ranks, sharing, otherwise(strategy))? {
+        for [ulysses, outer] in degrees::all(strategy, strategies, ranks, sharing, otherwise(strategy))? {
             let layout = if strategy.has_layout() { sharing.layout() } else { RingLayout::Contiguous };
             let run = Run { strategy, sharding: Sharding { ulysses, outer, layout, split: sharing.split() } };
             if !runs.contains(&run) {

@@ -8,8 +8,8 @@ use crate::error::Result;
 use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::spec::AttentionSpec;
 use crate::strategy::degrees::whole;
-use crate::strategy::gather::{Gather, GatherPlans};
-use crate::strategy::reshard::{JointKeys, Reshard, ReshardContext};
+use crate::strategy::gather::{Gather, GatherContext, GatherPlans};
+use crate::strategy::reshard::{JointKeys, Reshard};
 use crate::strategy::{AttentionRequest, ParallelAttentionStrategy};
 use crate::tensor::{Element, TensorLayout};
 
@@ -18,6 +18,7 @@ const NAME: &str = "allgather_kv";
 /// Every rank keeps its queries, and gathers all ranks' keys and values before one kernel call. Any number of heads will
 /// do, and any kernel.
 ///
+/// With `P` ranks: query `[b, s/P, h, d]` stays; keys and values `[b, s/P, h_kv, d]` become `[b, s, h_kv, d]`.
 /// Under causal masks and windows a rank is sent no more than its queries may attend.
 #[derive(Debug)]
 pub struct AllGatherKvParallelAttention<C, const SCATTER: usize = 2, const GATHER: usize = 1> {
@@ -38,7 +39,7 @@ where
     const MASKS: MaskKinds = K::MASKS;
     const JOINT: bool = true;
     const REPLICATED_KEYS: bool = true;
-    type Context<'a> = ReshardContext<'a, T, C::Device>;
+    type Context<'a> = GatherContext<'a, T, C::Device>;
     type Driven<'a>
         = Gather<'a, &'a K, C, T>
     where
@@ -66,8 +67,8 @@ where
         scope: Scope<'a, C::Device>,
         request: AttentionRequest<'a, T, C::Device>,
     ) -> Result<(AttentionCall<'a, T, C::Device>, Self::Context<'a>)> {
-        let (call, mut context) = self.reshard.pre(scope, request)?;
-        self.plans.prepare(&mut context, &call.kv)?;
+        let (call, context) = self.reshard.pre(scope, request)?;
+        let context = self.plans.prepare(context, &call.kv)?;
         Ok((call, context))
     }
 
@@ -82,6 +83,6 @@ where
         call: AttentionCall<'a, T, C::Device>,
         context: Self::Context<'a>,
     ) -> Result<()> {
-        self.reshard.post(scope, call, context)
+        self.reshard.post(scope, call, context.reshard)
     }
 }

@@ -1,11 +1,11 @@
 //! Masks of the whole sequence, as the queries of one rank and the keys of one block see them.
 
-use attn_plan::{Run, SequenceLayout, Span};
+use attn_plan::{Run, SequenceLayout};
 
 use crate::device::{Device, Scope};
 use crate::error::Result;
-use crate::kernel::{Band, BlockMask, BlockSegments, Cover, KeyLengths, SegmentIds};
-use crate::metadata::{JointStrategy, KeyPlacement};
+use crate::kernel::{Band, BlockMask, Cover, KeyLengths};
+use crate::metadata::{JointStrategy, KeyPlacement, Sequence};
 use crate::strategy::AttentionMask;
 use crate::tensor::View;
 
@@ -91,9 +91,14 @@ impl<D: Device> Clone for Frame<'_, D> {
 impl<D: Device> Copy for Frame<'_, D> {}
 
 impl<'a, D: Device> Frame<'a, D> {
+    /// The lengths of the whole sequences.
+    const fn sequence(&self) -> Sequence {
+        Sequence { query: self.query.seq(), key: self.key.seq() }
+    }
+
     /// The mask by position over the whole sequence.
     pub(super) const fn band(&self) -> Band {
-        Band::of_span(self.mask.span, self.query.seq(), self.key.seq())
+        self.mask.band(self.sequence())
     }
 
     /// This rank's queries, in one piece where the mask makes no difference between them.
@@ -106,7 +111,6 @@ impl<'a, D: Device> Frame<'a, D> {
 
     /// The mask of some queries and some keys.
     pub(super) fn block(&self, rows: Piece, keys: Piece) -> Result<BlockMask<'a, D>> {
-        let by_position = !rows.joint && !keys.joint;
         let dense = match self.mask.dense {
             None => None,
             Some(dense) => Some(
@@ -115,16 +119,9 @@ impl<'a, D: Device> Frame<'a, D> {
                     .select(3, self.joined(keys, self.key.seq()))?,
             ),
         };
-        Ok(BlockMask {
-            band: if by_position && self.mask.span != Span::Full {
-                self.band().between(rows.run, keys.run)
-            } else {
-                Band::FULL
-            },
-            key_lengths: self.key_lengths(0, keys.run).filter(|_| !keys.joint),
-            segments: self.segments(rows.run, keys.run).filter(|_| by_position),
-            dense,
-        })
+        // With joint tokens there is no span and there are no segments, and joint keys all count.
+        let mask = self.mask.between(self.sequence(), rows.run, keys.run);
+        Ok(BlockMask { key_lengths: mask.key_lengths.filter(|_| !keys.joint), dense, ..mask })
     }
 
     /// How a mask covers a block, in all rows of the batch.
@@ -138,24 +135,12 @@ impl<'a, D: Device> Frame<'a, D> {
     /// as one kernel call sees it: then neither side's positions are in more than one run.
     pub(super) fn call(&self, scope: Scope<'a, D>, joint: usize, run: Run) -> Result<BlockMask<'a, D>> {
         let keys = Pieces::of([Piece::joint(0, Run::of(0..joint)), Piece::tokens(joint, run)]);
-        let (band, segments) = match self.rows.single() {
-            Some(rows) => (self.band().between(rows, run), self.segments(rows, run)),
-            // With joint tokens there is no span and there are no segments.
-            None => (Band::FULL, None),
-        };
+        // With joint tokens there is no span and there are no segments: then it is no matter which rows these are.
+        let rows = self.rows.single().unwrap_or(Run::EMPTY);
+        let lengths = self.mask.key_lengths;
+        let key_lengths = lengths.map(|lengths| KeyLengths::of_block(lengths, joint, run));
         let dense = self.mask.dense.map(|dense| self.assemble(scope, dense, &keys)).transpose()?;
-        Ok(BlockMask { band, key_lengths: self.key_lengths(joint, run), segments, dense })
-    }
-
-    fn key_lengths(&self, always: usize, run: Run) -> Option<KeyLengths<'a>> {
-        self.mask.key_lengths.map(|lengths| KeyLengths::of_block(lengths, always, run))
-    }
-
-    fn segments(&self, rows: Run, keys: Run) -> Option<BlockSegments<'a>> {
-        self.mask.segments.map(|segments| BlockSegments {
-            query: SegmentIds::new(segments.query, self.query.seq(), rows),
-            key: SegmentIds::new(segments.key, self.key.seq(), keys),
-        })
+        Ok(BlockMask { key_lengths, dense, ..self.mask.between(self.sequence(), rows, run) })
     }
 
     /// Where a piece stands in the joint sequence, which has `seq` positions besides the joint tokens.

@@ -5,14 +5,16 @@
 //! may attend.
 
 use core::ops::Range;
+use std::sync::Arc;
 
 use attn_plan::{MaskKinds, Run, Span};
 
 use crate::comm::{Communicator, ExchangePlan, Signature, Transfer};
 use crate::device::{Device, Scope};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::metadata::KeyPlacement;
+use crate::strategy::ParallelAttentionContext;
 use crate::strategy::frame::Frame;
 use crate::strategy::home::PlanCache;
 use crate::strategy::reshard::ReshardContext;
@@ -23,12 +25,30 @@ pub struct Gather<'a, K, C: Communicator, T> {
     pub(super) kernel: K,
     /// The ranks that gather each other's keys.
     pub(super) group: &'a C,
-    pub(super) context: &'a ReshardContext<'a, T, C::Device>,
+    pub(super) context: &'a GatherContext<'a, T, C::Device>,
+}
+
+/// What the gathering and the way back must know of the way in.
+pub struct GatherContext<'a, T, D: Device> {
+    pub(super) reshard: ReshardContext<'a, T, D>,
+    plan: Arc<GatherPlan>,
+}
+
+impl<T, D: Device> ParallelAttentionContext for GatherContext<'_, T, D> {
+    fn name(&self) -> &'static str {
+        self.reshard.name()
+    }
+}
+
+impl<T, D: Device> core::fmt::Debug for GatherContext<'_, T, D> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("GatherContext").field("plan", &self.plan).finish_non_exhaustive()
+    }
 }
 
 /// Which keys go where.
 #[derive(Debug)]
-pub(super) struct GatherPlan {
+struct GatherPlan {
     /// The positions that this rank's queries need.
     needed: Range<usize>,
     exchange: ExchangePlan,
@@ -43,17 +63,16 @@ impl GatherPlans {
         Self(PlanCache::new())
     }
 
-    /// Gives a call its plan; made if its shapes are new.
-    pub(super) fn prepare<T, D: Device>(
+    /// Adds a call's plan; made if its shapes are new.
+    pub(super) fn prepare<'a, T, D: Device>(
         &mut self,
-        context: &mut ReshardContext<'_, T, D>,
+        reshard: ReshardContext<'a, T, D>,
         kv: &KeyValue<'_, T, D>,
-    ) -> Result<()> {
+    ) -> Result<GatherContext<'a, T, D>> {
         let [batch, _, heads, head_dim] = kv.key.shape();
-        let frame = &context.frame;
-        let plan = self.0.get(&context.signature, || Ok(GatherPlan::new(frame, [batch, heads, head_dim])))?;
-        context.gather = Some(plan);
-        Ok(())
+        let frame = &reshard.frame;
+        let plan = self.0.get(&reshard.signature, || Ok(GatherPlan::new(frame, [batch, heads, head_dim])))?;
+        Ok(GatherContext { reshard, plan })
     }
 }
 
@@ -121,7 +140,7 @@ impl<D: Device> Frame<'_, D> {
 
 impl<K, C: Communicator, T> core::fmt::Debug for Gather<'_, K, C, T> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Gather").field("signature", &self.context.signature).finish_non_exhaustive()
+        f.debug_struct("Gather").field("context", &self.context).finish_non_exhaustive()
     }
 }
 
@@ -134,10 +153,7 @@ where
     const MASKS: MaskKinds = K::MASKS;
 
     fn forward(&self, scope: Scope<'_, C::Device>, call: &mut AttentionCall<'_, T, C::Device>) -> Result<()> {
-        let ReshardContext { frame, joint, gather, .. } = self.context;
-        let Some(plan) = gather else {
-            return Err(Error::Plan(String::from("keys are to be gathered without a plan")));
-        };
+        let GatherContext { reshard: ReshardContext { signature, frame, joint, .. }, plan } = self.context;
         let GatherPlan { needed, exchange } = &**plan;
         let room = frame.joint.0;
         let [batch, _, heads, head_dim] = call.kv.key.shape();
@@ -156,7 +172,7 @@ where
                 scope.copy(whole.key, key.reborrow().narrow(1, room, needed.len())?)?;
                 scope.copy(whole.value, value.reborrow().narrow(1, room, needed.len())?)?;
             } else {
-                let signature = Signature { stage: "gather", ..self.context.signature };
+                let signature = Signature { stage: "gather", ..*signature };
                 let mut transfers = [
                     Transfer::new(exchange, call.kv.key, key.reborrow())?,
                     Transfer::new(exchange, call.kv.value, value.reborrow())?,

@@ -24,6 +24,8 @@ const NAME: &str = "hybrid";
 
 /// `ulysses` neighbours exchange sequence for heads; `ring` groups of them stand in a ring.
 ///
+/// With `U x R` ranks: query `[b, s/(UR), h, d]` becomes `[b, s/R, h/U, d]`, keys and values likewise, and these go round.
+///
 /// Rank `p` is number `p % ulysses` among its neighbours and number `p / ulysses` in its ring, so neighbours should share
 /// the fastest links. In a strict split the Ulysses degree alone must divide the heads.
 #[derive(Debug)]

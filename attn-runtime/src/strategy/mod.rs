@@ -18,7 +18,7 @@ mod ulysses_allgather;
 
 pub use allgather_kv::AllGatherKvParallelAttention;
 pub use config::ParallelConfig;
-pub use gather::Gather;
+pub use gather::{Gather, GatherContext};
 pub use grouped::Grouped;
 pub use hybrid::HybridParallelAttention;
 pub use none::NoParallelAttention;

@@ -69,7 +69,7 @@ impl<D: Device> From<Span> for AttentionMask<'_, D> {
     }
 }
 
-impl<D: Device> AttentionMask<'_, D> {
+impl<'a, D: Device> AttentionMask<'a, D> {
     /// Which masks there are.
     #[inline]
     pub const fn kinds(&self) -> Mask {
@@ -78,6 +78,26 @@ impl<D: Device> AttentionMask<'_, D> {
             key_lengths: self.key_lengths.is_some(),
             segments: self.segments.is_some(),
             dense: self.dense.is_some(),
+        }
+    }
+
+    /// The mask by position, as a band over a whole sequence.
+    #[inline]
+    pub(super) const fn band(&self, sequence: Sequence) -> Band {
+        Band::of_span(self.span, sequence.query, sequence.key)
+    }
+
+    /// What some queries and some keys see of it, but for the dense mask.
+    #[inline]
+    pub(super) fn between(&self, sequence: Sequence, query: Run, key: Run) -> BlockMask<'a, D> {
+        BlockMask {
+            band: self.band(sequence).between(query, key),
+            key_lengths: self.key_lengths.map(|lengths| KeyLengths::of_block(lengths, 0, key)),
+            segments: self.segments.map(|segments| BlockSegments {
+                query: SegmentIds::new(segments.query, sequence.query, query),
+                key: SegmentIds::new(segments.key, sequence.key, key),
+            }),
+            dense: None,
         }
     }
 
@@ -139,14 +159,17 @@ impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
     /// The mask by position, as a band over the whole sequence.
     #[inline]
     pub const fn band(&self) -> Band {
-        Band::of_span(self.mask.span, self.sequence.query, self.sequence.key)
+        self.mask.band(self.sequence)
     }
 
     /// The mask of a kernel call on the whole sequence, without joint tokens.
     #[inline]
     pub fn block_mask(&self) -> BlockMask<'a, D> {
         let Sequence { query, key } = self.sequence;
-        BlockMask { dense: self.mask.dense, ..self.block_mask_by_host(Run::of(0..query), Run::of(0..key)) }
+        BlockMask {
+            dense: self.mask.dense,
+            ..self.mask.between(self.sequence, Run::of(0..query), Run::of(0..key))
+        }
     }
 
     /// The mask of a kernel call on some queries and some keys of the sequence, without joint tokens. Where the mask goes
@@ -174,22 +197,7 @@ impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
             None => None,
             Some(dense) => Some(dense.select(2, query)?.select(3, key)?),
         };
-        Ok(BlockMask { dense, ..self.block_mask_by_host(query, key) })
-    }
-
-    /// What of the mask comes as numbers from the host.
-    #[inline]
-    fn block_mask_by_host(&self, query: Run, key: Run) -> BlockMask<'a, D> {
-        let Sequence { query: seq_q, key: seq_k } = self.sequence;
-        BlockMask {
-            band: self.band().between(query, key),
-            key_lengths: self.mask.key_lengths.map(|lengths| KeyLengths::of_block(lengths, 0, key)),
-            segments: self.mask.segments.map(|segments| BlockSegments {
-                query: SegmentIds::new(segments.query, seq_q, query),
-                key: SegmentIds::new(segments.key, seq_k, key),
-            }),
-            dense: None,
-        }
+        Ok(BlockMask { dense, ..self.mask.between(self.sequence, query, key) })
     }
 
     /// What the ranks compare.

@@ -23,6 +23,8 @@ const NAME: &str = "ring";
 /// Ring is no matter of before and after: it drives the kernel once per block, so it stands in the kernel's place, as the
 /// adapter [`Rotate`]. Its layout says which positions a rank holds ([`RingLayout`](attn_plan::RingLayout)): under causal
 /// masks zigzag and striped give all ranks the same to do.
+///
+/// With `P` ranks: query `[b, s/P, h, d]` stays; of keys and values a rank sees one rank's `[b, s/P, h_kv, d]` at a time.
 #[derive(Debug)]
 pub struct RingParallelAttention<C, const SCATTER: usize = 2, const GATHER: usize = 1> {
     reshard: Reshard<C>,

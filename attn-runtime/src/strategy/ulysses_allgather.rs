@@ -8,9 +8,9 @@ use crate::error::Result;
 use crate::kernel::{AttentionCall, AttentionKernel};
 use crate::spec::AttentionSpec;
 use crate::strategy::degrees::product;
-use crate::strategy::gather::{Gather, GatherPlans};
+use crate::strategy::gather::{Gather, GatherContext, GatherPlans};
 use crate::strategy::grouped::Grouped;
-use crate::strategy::reshard::{JointKeys, Reshard, ReshardContext};
+use crate::strategy::reshard::{JointKeys, Reshard};
 use crate::strategy::{AttentionRequest, ParallelAttentionStrategy};
 use crate::tensor::{Element, TensorLayout};
 
@@ -18,6 +18,8 @@ const NAME: &str = "ulysses_allgather";
 
 /// `ulysses` neighbours exchange sequence for heads; `allgather` groups of them gather the keys and values of these heads
 /// before one kernel call. It asks no more of a kernel than that it computes.
+///
+/// With `U x A` ranks: query `[b, s/(UA), h, d]` becomes `[b, s/A, h/U, d]`, keys and values `[b, s, h_kv/U, d]`.
 ///
 /// Rank `p` is number `p % ulysses` among its neighbours. In a strict split the Ulysses degree alone must divide the heads.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ where
     const MASKS: MaskKinds = K::MASKS;
     const JOINT: bool = true;
     const REPLICATED_KEYS: bool = true;
-    type Context<'a> = ReshardContext<'a, T, C::Device>;
+    type Context<'a> = GatherContext<'a, T, C::Device>;
     type Driven<'a>
         = Gather<'a, Grouped<'a, K>, C, T>
     where
@@ -75,15 +77,15 @@ where
         scope: Scope<'a, C::Device>,
         request: AttentionRequest<'a, T, C::Device>,
     ) -> Result<(AttentionCall<'a, T, C::Device>, Self::Context<'a>)> {
-        let (call, mut context) = self.reshard.pre(scope, request)?;
-        self.plans.prepare(&mut context, &call.kv)?;
+        let (call, context) = self.reshard.pre(scope, request)?;
+        let context = self.plans.prepare(context, &call.kv)?;
         Ok((call, context))
     }
 
     #[inline]
     fn kernel<'a, 'c: 'a>(&'a self, kernel: &'a K, context: &'a Self::Context<'c>) -> Self::Driven<'a> {
         let group = self.gathering.as_ref().unwrap_or(self.reshard.group());
-        Gather { kernel: Grouped::new(kernel, &context.plans.head_runs), group, context }
+        Gather { kernel: Grouped::new(kernel, &context.reshard.plans.head_runs), group, context }
     }
 
     fn post_attention<'a>(
@@ -92,6 +94,6 @@ where
         call: AttentionCall<'a, T, C::Device>,
         context: Self::Context<'a>,
     ) -> Result<()> {
-        self.reshard.post(scope, call, context)
+        self.reshard.post(scope, call, context.reshard)
     }
 }

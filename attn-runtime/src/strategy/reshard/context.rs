@@ -9,7 +9,6 @@ use crate::comm::Signature;
 use crate::device::Device;
 use crate::strategy::ParallelAttentionContext;
 use crate::strategy::frame::Frame;
-use crate::strategy::gather::GatherPlan;
 use crate::strategy::home::Home;
 use crate::tensor::KeyValue;
 
@@ -21,8 +20,6 @@ pub struct ReshardContext<'a, T, D: Device> {
     pub(in crate::strategy) frame: Frame<'a, D>,
     /// Keys and values of joint tokens that are not among the others: this rank's heads.
     pub(in crate::strategy) joint: Option<KeyValue<'a, T, D>>,
-    /// How keys are gathered, if they are.
-    pub(in crate::strategy) gather: Option<Arc<GatherPlan>>,
     /// Absent if the kernel writes the caller's outputs itself.
     pub(super) back: Option<Back<'a, T, D>>,
 }

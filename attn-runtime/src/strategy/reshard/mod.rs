@@ -164,7 +164,7 @@ impl<C: Communicator> Reshard<C> {
         };
         let call = AttentionCall { query, kv, mask, scale, out, lse };
         let joint = joint_kv.filter(|_| joint_keys == JointKeys::Apart);
-        Ok((call, ReshardContext { signature, plans, frame, joint, gather: None, back }))
+        Ok((call, ReshardContext { signature, plans, frame, joint, back }))
     }
 
     /// Takes memory for the queries inside, with this rank's rows of joint tokens. None if the caller's are just those.

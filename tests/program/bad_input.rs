@@ -87,7 +87,12 @@ fn flags_for_files_are_refused_without_one() {
     fail(folder.path(), &["--output", "out.safetensors"], 2, &["picture", ".png"]);
     fail(folder.path(), &["--strategy", "ulysses", "--ranks", "3"], 3, &["4 query heads", "1, 2 and 4"]);
     fail(folder.path(), &["--strategy", "ring", "--ranks", "3"], 3, &["256 positions", "1, 2, 4, 8"]);
-    fail(folder.path(), &["--strategy", "none", "--ranks", "2"], 3, &["`none` runs on one rank"]);
+    fail(
+        folder.path(),
+        &["--strategy", "none", "--ranks", "2"],
+        2,
+        &["`none` runs on one rank", "`--strategy`"],
+    );
     fail(folder.path(), &["--output", "no/digits.png"], 4, &["no/digits.png"]);
     assert_eq!(names(folder.path()), [""; 0]);
 }
@@ -114,8 +119,13 @@ fn strategies_that_cannot_run_on_the_tensors() {
         3,
         &["`k` and `v`: 15 positions", "1, 3, 5 and 15"],
     );
-    refuse(&folder, &["--ranks", "2"], 3, &["`none` runs on one rank", "2"]);
-    refuse(&folder, &["--strategy", "none", "--ranks", "2"], 3, &["`none` runs on one rank", "2"]);
+    refuse(&folder, &["--ranks", "2"], 2, &["`none` runs on one rank", "`--strategy`", "2"]);
+    refuse(
+        &folder,
+        &["--strategy", "none", "--ranks", "2"],
+        2,
+        &["`none` runs on one rank", "`--strategy`", "2"],
+    );
 }
 
 #[test]

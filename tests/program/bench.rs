@@ -204,7 +204,7 @@ fn what_makes_no_sense_is_refused() {
     refuse(&["--form", "simple"], 2, &["`--form`", "--device cuda"]);
     refuse(&["--threads", "1024", "--strategy", "ring", "--ranks", "2"], 2, &["2048 threads"]);
     refuse(&["--kv-heads", "3"], 3, &["3 heads of keys and values", "8 heads"]);
-    refuse(&["--ranks", "2"], 3, &["`none` runs on one rank"]);
+    refuse(&["--ranks", "2"], 2, &["`none` runs on one rank", "`--strategy`"]);
     refuse(&["--strategy", "ulysses", "--ranks", "3"], 3, &["8 query heads", "1, 2, 4 and 8"]);
     refuse(&["--strategy", "ring", "--ranks", "3"], 3, &["the queries: 2048 positions", "1, 2, 4, 8"]);
     refuse(

@@ -77,11 +77,17 @@ pub(crate) fn parse() -> Result<Command, Failure> {
     }
 }
 
-/// What clap says about a mistake, on one line and without the usage that follows.
+/// What clap says about a mistake, on one line and without the usage that follows; and whose help to ask for.
 fn one_line(message: &str) -> String {
     let message = message.strip_prefix("error: ").unwrap_or(message);
     let said =
         message.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
     let words: Vec<&str> = said.map(str::trim).filter(|line| !line.is_empty()).collect();
-    words.join("; ").replace(":; ", ": ").replace("; [", " [") + " (see `attn --help`)"
+    let said = words.join("; ").replace(":; ", ": ").replace("; [", " [");
+    let given = std::env::args().nth(1);
+    let command = ["run", "bench", "doctor"].into_iter().find(|command| given.as_deref() == Some(command));
+    match command {
+        Some(command) => format!("{said} (see `attn {command} --help`)"),
+        None => format!("{said} (see `attn --help`)"),
+    }
 }

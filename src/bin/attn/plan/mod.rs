@@ -5,7 +5,7 @@ mod split;
 
 use std::fmt;
 
-use attn::{Error, ParallelConfig, RingLayout, Sharding};
+use attn::{ParallelConfig, RingLayout, Sharding};
 
 pub(crate) use self::split::{check_heads, check_sequence};
 use crate::cli::{Degree, MAX_RANKS, SharingArgs, Strategy};
@@ -96,7 +96,16 @@ pub(crate) fn runs(
     if strategies.iter().all(|strategy| *strategy == Strategy::None)
         && let Some(&ranks) = ranks.iter().find(|ranks| **ranks > 1)
     {
-        return Err(Error::NotParallel { ranks }.into());
+        let others: Vec<&str> = Strategy::ALL
+            .iter()
+            .filter(|other| **other != Strategy::None)
+            .map(|other| other.name())
+            .collect();
+        return Err(Failure::Usage(format!(
+            "strategy `none` runs on one rank, and `--ranks` says {ranks}: name one that shards the sequence with \
+             `--strategy` ({})",
+            others.join(", ")
+        )));
     }
     degrees::check_flags(strategies, sharing)?;
     let mut runs = Vec::new();

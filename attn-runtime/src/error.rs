@@ -241,6 +241,36 @@ pub enum Error {
         message: String,
     },
 
+    /// A rank was lost: its process has ended or cannot be reached.
+    #[error(
+        "rank {rank} is lost, and {operation} (collective number {sequence} of its group) waits for it: {why}"
+    )]
+    RankLost {
+        /// The rank, numbered in the world.
+        rank: usize,
+        /// The collective that waits.
+        operation: String,
+        /// The collective's number, counted per group from 1.
+        sequence: u64,
+        /// What is known about it.
+        why: String,
+    },
+
+    /// A library that carries messages between ranks reported an error.
+    #[error("{library} reported an error from {call}: {text}")]
+    Library {
+        /// Which: `MPI`, `NCCL`.
+        library: &'static str,
+        /// What was called: `MPI_Isend`.
+        call: &'static str,
+        /// What it says about it.
+        text: String,
+    },
+
+    /// Variables of the environment, by which a launcher tells a process its place, that are missing or make no sense.
+    #[error("{0}")]
+    Environment(String),
+
     /// A rank ended while others still waited for it.
     #[error(
         "rank {rank} has ended, but {operation} (collective number {sequence} of its group) waits for it"

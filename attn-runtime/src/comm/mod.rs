@@ -1,11 +1,16 @@
 //! Communicators: what moves tensors between ranks. They are given boxes and base addresses and never ask what the
 //! axes mean.
 
+mod call;
+pub mod message;
 mod plan;
+mod rendezvous;
 mod signature;
 pub mod threads;
 
+pub use call::Call;
 pub use plan::{ExchangePlan, Region, Section, StridedBox, Transfer};
+pub use rendezvous::Rendezvous;
 pub use signature::Signature;
 pub use threads::{ThreadComm, World};
 

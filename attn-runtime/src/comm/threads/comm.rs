@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::group::{Call, Group, Lent, Publication};
+use super::group::{Group, Lent, Publication};
 use super::health::Health;
-use crate::comm::{Communicator, Signature, Traffic, Transfer};
+use crate::comm::{Call, Communicator, Rendezvous, Signature, Traffic, Transfer};
 use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
 use crate::tensor::{Element, KeyValue};
@@ -276,6 +276,46 @@ impl<D: Device> Communicator for ThreadComm<D> {
             sent: self.end.sent.load(Ordering::Relaxed),
             collectives: self.end.collectives.load(Ordering::Relaxed),
         }
+    }
+}
+
+impl<D: Device> Rendezvous for ThreadComm<D> {
+    fn me(&self) -> usize {
+        self.end.rank
+    }
+
+    fn members(&self) -> &[usize] {
+        &self.end.group.members
+    }
+
+    fn gather(&self, what: &'static str, record: &[u8]) -> Result<Vec<Vec<u8>>> {
+        let _inside = self.enter()?;
+        self.collective(Call::Gather(what), Lent::Address((&raw const record).cast()), |publication| {
+            let reading = publication.read()?;
+            let record = |rank| {
+                // SAFETY: the peer made the same call (`agree`), so the address is that of a slice on its stack, which
+                // stays, as what it borrows, while `reading` lives.
+                Ok(unsafe { *reading.address(rank)?.cast::<&[u8]>() }.to_vec())
+            };
+            (0..self.end.group.members.len()).map(record).collect()
+        })
+    }
+
+    fn agree(&self, call: &Call) -> Result<()> {
+        let _inside = self.enter()?;
+        self.collective(*call, Lent::Address(core::ptr::null()), |_| Ok(()))
+    }
+
+    fn subgroup(&self, color: usize, key: usize) -> Result<Box<dyn Rendezvous>> {
+        Ok(Box::new(self.split(color, key)?))
+    }
+
+    fn fail(&self, error: &Error) {
+        Self::fail(self, error);
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.end.life.health.failure().map(|failure| failure.error.clone())
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::health::{Health, Wake};
-use crate::comm::Signature;
+use crate::comm::Call;
 use crate::error::{Error, Result};
 
 /// A group of ranks: who they are, what they publish, and where they wait.
@@ -36,14 +36,6 @@ struct Slot {
     readers: usize,
 }
 
-/// What a rank calls: compared between ranks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Call {
-    Exchange(Signature, usize),
-    Rotate(Signature),
-    Split,
-}
-
 /// What a rank lends: the address of something on its stack that lives until its [`Publication`] is dropped, or the
 /// numbers of a split.
 #[derive(Clone, Copy)]
@@ -54,16 +46,6 @@ pub(super) enum Lent {
 
 // SAFETY: the address travels between threads; each dereference of it is argued where it stands.
 unsafe impl Send for Lent {}
-
-impl std::fmt::Display for Call {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exchange(signature, n) => write!(f, "exchange ({signature}; {n} tensors)"),
-            Self::Rotate(signature) => write!(f, "rotate ({signature})"),
-            Self::Split => f.write_str("split"),
-        }
-    }
-}
 
 impl Wake for Group {
     fn wake(&self) {
@@ -192,28 +174,12 @@ impl Publication<'_> {
         if let Some(gone) = state.slots.iter().position(|slot| slot.call.is_none()) {
             return Err(self.group.withdrew(gone));
         }
-        let calls = || state.slots.iter().filter_map(|slot| slot.call);
-        if calls().all(|call| call == self.call) {
+        let calls = state.slots.iter().filter_map(|slot| slot.call);
+        if calls.clone().all(|call| call == self.call) {
             return Ok(());
         }
-        let votes = |call: Call| calls().filter(|other| *other == call).count();
-        // The call that most ranks made; among equals, that of the lowest rank.
-        let expected = calls().reduce(|best, call| if votes(call) > votes(best) { call } else { best });
-        let expected = expected.unwrap_or(self.call);
-        let Some((rank, theirs)) = calls().enumerate().find(|(_, call)| *call != expected) else {
-            return Ok(());
-        };
-        let others: Vec<String> = calls()
-            .enumerate()
-            .filter(|(_, call)| *call == expected)
-            .map(|(rank, _)| self.group.members[rank].to_string())
-            .collect();
-        Err(Error::RanksDisagree {
-            rank: self.group.members[rank],
-            theirs: theirs.to_string(),
-            others: format!("rank{} {}", if others.len() == 1 { "" } else { "s" }, others.join(", ")),
-            expected: expected.to_string(),
-        })
+        let calls: Vec<Call> = calls.collect();
+        Call::agree(&self.group.members, || calls.iter())
     }
 
     /// Begins to read what all ranks have lent; to be called between the two meetings.

@@ -1,6 +1,7 @@
 //! The communicator of ranks that share no memory, over channels: it moves what the threads communicator moves, and no
 //! failure leaves a rank waiting.
 
+mod suite;
 mod support;
 
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use attn::device::cpu::CpuQueue;
 use attn::prelude::*;
 use attn::{Error, Traffic};
 use half::bf16;
+use suite::{DEADLINE, Fault};
 use support::{Inputs, Problem, Setup, Whole, WithFlash, WithSdpa, assemble, call, open};
 
 type Comm = MessageComm<ChannelLink>;
@@ -98,4 +100,42 @@ fn so_do_uneven_shares() {
             check::<WithFlash>(setup.uneven(), &inputs);
         }
     }
+}
+
+#[test]
+fn every_law_of_communicators_is_obeyed() {
+    for ranks in 1..=5 {
+        let comms = communicators(ranks, Duration::from_secs(20));
+        std::thread::scope(|scope| {
+            for comm in comms {
+                scope.spawn(move || comm.run(|comm| suite::check_laws(&comm)).unwrap());
+            }
+        });
+    }
+}
+
+#[test]
+fn everybody_is_told_of_a_fault() {
+    std::thread::scope(|scope| {
+        for fault in suite::faults::<Comm>() {
+            scope.spawn(move || [2, 3, 5].map(|ranks| try_out(&fault, ranks)));
+        }
+    });
+}
+
+/// Tries a fault, and checks what each rank hears.
+fn try_out(fault: &Fault<Comm>, ranks: usize) {
+    let comms = communicators(ranks, DEADLINE);
+    let started = Instant::now();
+    let outcomes: Vec<attn::Result<()>> = std::thread::scope(|scope| {
+        let ranks: Vec<_> =
+            comms.into_iter().map(|comm| scope.spawn(|| comm.run(|comm| (fault.body)(&comm)))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    for (rank, outcome) in outcomes.iter().enumerate() {
+        let told = outcome.as_ref().is_err_and(|error| (fault.heard)(rank, ranks, error));
+        let left = outcome.is_ok() && rank + 1 == ranks && fault.leaves;
+        assert!(told || left, "{}: rank {rank} of {ranks}: {outcome:?}", fault.name);
+    }
+    assert!(started.elapsed() < DEADLINE + Duration::from_secs(2), "{}: {:?}", fault.name, started.elapsed());
 }

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use crate::comm::Signature;
 use crate::device::{Device, StridedCopy};
 use crate::error::{Error, Result};
-use crate::tensor::{Scalar, View, ViewMut};
+use crate::tensor::{Element, Scalar, View, ViewMut};
 
 /// A box inside a 4-D tensor, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

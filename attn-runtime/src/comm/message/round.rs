@@ -102,7 +102,7 @@ impl<'g, L: Link> Round<'g, L> {
     pub(super) fn next(&mut self, pending: impl Fn(usize) -> bool) -> Result<(usize, Letter)> {
         let started = Instant::now();
         let left = self.world.deadline.saturating_sub(self.waited.get());
-        let needed = || self.missing(|member| pending(member));
+        let needed = || self.missing(&pending);
         let letter = self.world.next(&self.wait(left, &needed))?;
         self.waited.set(match letter.kind {
             // Who has come is waited for from the beginning on; what is moved, from piece to piece.

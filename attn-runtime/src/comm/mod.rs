@@ -3,12 +3,15 @@
 
 mod call;
 pub mod message;
+mod place;
 mod plan;
 mod rendezvous;
 mod signature;
+pub mod tcp;
 pub mod threads;
 
 pub use call::Call;
+pub use place::{Place, Token};
 pub use plan::{ExchangePlan, Region, Section, StridedBox, Transfer};
 pub use rendezvous::Rendezvous;
 pub use signature::Signature;

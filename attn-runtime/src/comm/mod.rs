@@ -3,10 +3,12 @@
 
 mod call;
 pub mod message;
+mod panic;
 mod place;
 mod plan;
 mod rendezvous;
 mod signature;
+mod split;
 pub mod tcp;
 pub mod threads;
 

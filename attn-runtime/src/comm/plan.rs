@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 
 use crate::device::{Device, StridedCopy};
 use crate::error::{Error, Result};
-use crate::tensor::{Element, View, ViewMut};
+use crate::tensor::{Scalar, View, ViewMut};
 
 /// A box inside a 4-D tensor, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,7 +91,7 @@ impl<'a, D: Device> Transfer<'a, D> {
     ///
     /// # Errors
     /// If a box of the plan lies outside its tensor.
-    pub fn new<T: Element>(
+    pub fn new<T: Scalar>(
         plan: &'a ExchangePlan,
         source: View<'a, T, D>,
         destination: ViewMut<'a, T, D>,

@@ -3,9 +3,11 @@
 
 mod call;
 pub mod message;
+mod panic;
 mod plan;
 mod rendezvous;
 mod signature;
+mod split;
 pub mod threads;
 
 pub use call::Call;

@@ -1,6 +1,5 @@
 //! Starting ranks.
 
-use std::any::Any;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use std::time::Duration;
 use super::comm::ThreadComm;
 use super::group::Group;
 use super::health::Health;
+use crate::comm::panic::text;
 use crate::device::Device;
 use crate::device::cpu::{Cpu, CpuQueue};
 use crate::error::{Error, Result};
@@ -225,11 +225,4 @@ fn live<D: Device, R, E: From<Error> + Display>(
     health.end(rank);
     drop(presence);
     outcome
-}
-
-/// A panic's message.
-fn text(panic: &(dyn Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").to_owned()
 }

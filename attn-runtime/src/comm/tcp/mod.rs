@@ -21,3 +21,8 @@ mod wire;
 
 pub use link::TcpLink;
 pub use store::Store;
+
+use super::message::MessageComm;
+
+/// A rank among processes that talk over TCP. Made by [`World::from_env`](crate::World::from_env).
+pub type TcpComm = MessageComm<TcpLink>;

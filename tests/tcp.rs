@@ -53,6 +53,8 @@ fn processes(
             ("ATTN_MASTER_ADDR", "127.0.0.1"),
             ("ATTN_MASTER_PORT", &*port.to_string()),
             ("ATTN_TOKEN", test),
+            // One of them panics on purpose.
+            ("RUST_BACKTRACE", "0"),
             ("ATTN_DEADLINE", &*deadline.as_secs_f64().to_string()),
         ] {
             program.env(name, value);

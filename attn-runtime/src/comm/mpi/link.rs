@@ -25,6 +25,10 @@ const INLINE: usize = 2048;
 /// The longest piece of a body: MPI counts bytes with a C `int`.
 const PIECE: usize = 1 << 30;
 
+/// How often to look for what has come before it is said that nothing has: MPI moves messages on while it is called, and
+/// the first call after a while may see none of those that it brings in.
+const LOOKS: u32 = 3;
+
 /// How long a rank that waits looks again and again, before it sleeps between looks.
 const EAGER: Duration = Duration::from_micros(100);
 
@@ -356,18 +360,19 @@ impl Link for MpiLink {
     }
 
     fn receive(&mut self, until: Instant) -> Result<Option<Event>> {
-        loop {
+        for look in 1_u32.. {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
             }
             self.progress()?;
-            if self.events.is_empty() {
+            if self.events.is_empty() && look >= LOOKS {
                 if Instant::now() >= until {
-                    return Ok(None);
+                    break;
                 }
                 self.pause(Some(until));
             }
         }
+        Ok(None)
     }
 
     /// When all ranks close well, this waits for them, then gives back the communicator, and ends MPI if it was started for this

@@ -20,6 +20,8 @@ pub(crate) enum Failure {
     System(String),
     /// A mistake in this program.
     Internal(String),
+    /// A launched program ended with a code of its own.
+    Rank { message: String, code: u8 },
 }
 
 impl Failure {
@@ -41,6 +43,7 @@ impl Failure {
             Self::Input(_) => 3,
             Self::System(_) => 4,
             Self::Internal(_) => 5,
+            Self::Rank { code, .. } => *code,
         })
     }
 }
@@ -53,7 +56,8 @@ impl fmt::Display for Failure {
             | Self::Usage(message)
             | Self::Input(message)
             | Self::System(message)
-            | Self::Internal(message) => f.write_str(message),
+            | Self::Internal(message)
+            | Self::Rank { message, .. } => f.write_str(message),
         }
     }
 }

@@ -7,7 +7,7 @@ mod values;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-pub(crate) use self::args::{BenchArgs, DoctorArgs, RunArgs, SharingArgs};
+pub(crate) use self::args::{BenchArgs, DoctorArgs, LaunchArgs, RankArgs, RunArgs, SharingArgs};
 pub(crate) use self::names::{Backend, Degree, DeviceName, Form, Strategy, TypeName};
 pub(crate) use self::values::{MAX_RANKS, span};
 use crate::failure::Failure;
@@ -40,6 +40,16 @@ attention the time of as many operations as a matrix product, at the rate of --g
 tensor cores with nothing else to do.
 With --json each row is an object on a line of its own, attention first.";
 
+const LAUNCH_AFTER_HELP: &str = "\
+Each rank finds its place in its environment: ATTN_RANK, ATTN_WORLD_SIZE, ATTN_LOCAL_RANK and ATTN_LOCAL_WORLD_SIZE (on its \
+host), ATTN_MASTER_ADDR and ATTN_MASTER_PORT (where ranks meet), ATTN_TOKEN (by which they know each other). It reads \
+nothing from stdin. What ranks print comes out in whole lines, behind their numbers; lines of more than 64 KiB are cut.
+When a rank fails, the others have --grace seconds to notice and to say so. Then they get SIGTERM, and 2 s later SIGKILL. \
+SIGINT, SIGTERM and SIGHUP are passed on to all ranks; after a second one they have 2 s.
+
+Exit codes: 0, that of the first rank that failed (128 + n for signal n; 127 if the program is not there, 126 if it cannot \
+be started), 2 for a wrong command line, or 4 if a host is not reached or lost.";
+
 /// Sequence-parallel attention: runs strategies side by side, and compares them.
 #[derive(Debug, Parser)]
 #[command(name = "attn", version, args_conflicts_with_subcommands = true, after_help = AFTER_HELP)]
@@ -61,6 +71,15 @@ pub(crate) enum Command {
     Bench(BenchArgs),
     /// Says what this build can do on this machine, and checks that it does.
     Doctor(DoctorArgs),
+    /// Starts a program several times, as the ranks of one world, on this machine or on several.
+    #[command(after_help = LAUNCH_AFTER_HELP)]
+    Launch(LaunchArgs),
+    /// Stands between a launcher and the ranks of a host.
+    #[command(hide = true)]
+    LaunchKeeper,
+    /// Becomes a rank.
+    #[command(hide = true)]
+    LaunchRank(RankArgs),
 }
 
 /// Reads the command line.
@@ -85,7 +104,8 @@ fn one_line(message: &str) -> String {
     let words: Vec<&str> = said.map(str::trim).filter(|line| !line.is_empty()).collect();
     let said = words.join("; ").replace(":; ", ": ").replace("; [", " [");
     let given = std::env::args().nth(1);
-    let command = ["run", "bench", "doctor"].into_iter().find(|command| given.as_deref() == Some(command));
+    let command =
+        ["run", "bench", "doctor", "launch"].into_iter().find(|command| given.as_deref() == Some(command));
     match command {
         Some(command) => format!("{said} (see `attn {command} --help`)"),
         None => format!("{said} (see `attn --help`)"),

@@ -29,6 +29,11 @@ impl Measured {
         Self { phases: session.phases(), traffic: session.traffic(), work: session.work() }
     }
 
+    /// The same, but for what its group had moved before.
+    pub(crate) fn since(self, before: Traffic) -> Self {
+        Self { traffic: self.traffic - before, ..self }
+    }
+
     /// As another process can read it.
     pub(crate) fn to_words(self) -> [u64; 6] {
         let Self { phases, traffic, work } = self;

@@ -117,6 +117,7 @@ impl<T: Element, D: Machine> Call<'_, T, D> {
         let start = Instant::now();
         let mut session = Session::open_with(comm, &self.run.config())?;
         session.measure_phases(true);
+        let before = session.traffic();
         let [query, key, value] = tensors.each_ref().map(|tensor| tensor.view().permuted(settings.layout));
         let metadata = self.metadata(joint.as_ref());
 
@@ -130,7 +131,7 @@ impl<T: Element, D: Machine> Call<'_, T, D> {
         }
         attention.attend_into(&mut session, query, key, value, &metadata, outputs)?;
         let (out, lse) = (D::download(&queue, out)?, D::download(&queue, lse)?);
-        Ok(Shard { out, lse, measured: Measured::of(&session), wall: start.elapsed() })
+        Ok(Shard { out, lse, measured: Measured::of(&session).since(before), wall: start.elapsed() })
     }
 
     /// A rank's queries, keys and values, stored in the layout asked for.

@@ -63,9 +63,13 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
     pub(super) fn run<L: Link>(mut self, round: &mut Round<'_, L>) -> Result<()> {
         let mut messages = vec![0; round.size()];
         for peer in round.others() {
-            let boxes = announced(self.transfers.iter().map(|transfer| transfer.outgoing(peer)));
+            // What comes from there is said as well, so that both find out if they do not fit.
+            let mut boxes = self.outgoing_boxes(peer);
+            let counts =
+                [boxes.len(), self.incoming_boxes(peer).len()].map(|numbers| (numbers / ANNOUNCED) as u64);
+            boxes.append(&mut self.incoming_boxes(peer));
             let body = self.packed(peer, &boxes)?;
-            round.call(peer, [(boxes.len() / ANNOUNCED) as u64, 0, 0, 0], body)?;
+            round.call(peer, [counts[0], counts[1], 0, 0], body)?;
         }
         self.keep(round.me())?;
         // One message to each rank in turn, and between them what has come.
@@ -94,6 +98,14 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         Ok(())
     }
 
+    fn outgoing_boxes(&self, peer: usize) -> Vec<u64> {
+        announced(self.transfers.iter().map(|transfer| transfer.outgoing(peer)))
+    }
+
+    fn incoming_boxes(&self, peer: usize) -> Vec<u64> {
+        announced(self.transfers.iter().map(|transfer| transfer.incoming(peer)))
+    }
+
     /// Copies what stays on this rank.
     pub(super) fn keep(&self, me: usize) -> Result<()> {
         let mut copies = Vec::new();
@@ -108,7 +120,7 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
     /// The body of the next message to a rank, behind an announcement; none if it would be empty.
     fn packed(&mut self, peer: usize, announced: &[u64]) -> Result<Option<Arc<Bytes>>> {
         let bytes = self.outgoing[peer].next(&mut self.message).unwrap_or(0);
-        let start = behind(announced);
+        let start = behind(announced.len());
         if start + bytes == 0 {
             return Ok(None);
         }
@@ -128,14 +140,13 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
     fn take<L: Link>(&mut self, round: &Round<'_, L>, peer: usize, letter: &Letter) -> Result<()> {
         let body = letter.body.as_deref().map_or(&[][..], |body| body);
         let tensors = if letter.kind == Kind::Call {
-            let expected = announced(self.transfers.iter().map(|transfer| transfer.incoming(peer)));
-            let count = usize::try_from(letter.numbers[1]).ok().filter(|count| *count <= body.len());
-            let said = count.and_then(|count| body.get(..count * ANNOUNCED * 8));
-            let Some(said) = said else { return Err(round.unreadable(peer, "an announcement")) };
-            let said: Vec<u64> =
-                said.as_chunks().0.iter().map(|number| u64::from_le_bytes(*number)).collect();
-            compare(&said, &expected, peer, round.me())?;
-            body.get(behind(&said)..).unwrap_or_default()
+            let Some((sent, expected)) = read(letter, body) else {
+                return Err(round.unreadable(peer, "an announcement"));
+            };
+            let me = round.me();
+            compare(&sent, &self.incoming_boxes(peer), peer, me)?;
+            compare(&self.outgoing_boxes(peer), &expected, me, peer)?;
+            body.get(behind(sent.len() + expected.len())..).unwrap_or_default()
         } else {
             let from = &mut self.incoming[peer];
             from.messages += 1;
@@ -168,13 +179,24 @@ fn announced(boxes: impl Iterator<Item = impl Iterator<Item = StridedBox>>) -> V
     boxes.flat_map(numbers).collect()
 }
 
-/// Where the tensors start behind an announcement.
-const fn behind(announced: &[u64]) -> usize {
-    (announced.len() * 8).next_multiple_of(ALIGN)
+/// The boxes that a rank says it sends and those that it says it expects, as numbers.
+fn read(letter: &Letter, body: &[u8]) -> Option<(Vec<u64>, Vec<u64>)> {
+    let [_, sent, expected, ..] = letter.numbers;
+    let bytes = |count: u64| usize::try_from(count).ok()?.checked_mul(ANNOUNCED * 8);
+    let (sent, rest) = body.split_at_checked(bytes(sent)?)?;
+    let expected = rest.get(..bytes(expected)?)?;
+    let numbers =
+        |bytes: &[u8]| bytes.as_chunks().0.iter().map(|number| u64::from_le_bytes(*number)).collect();
+    Some((numbers(sent), numbers(expected)))
 }
 
-/// Compares what rank `from` announced with what this rank expects.
-fn compare(said: &[u64], expected: &[u64], from: usize, me: usize) -> Result<()> {
+/// Where the tensors start behind an announcement of so many numbers.
+const fn behind(numbers: usize) -> usize {
+    (numbers * 8).next_multiple_of(ALIGN)
+}
+
+/// Compares what rank `from` sends with what rank `to` expects.
+fn compare(said: &[u64], expected: &[u64], from: usize, to: usize) -> Result<()> {
     if said == expected {
         return Ok(());
     }
@@ -187,5 +209,5 @@ fn compare(said: &[u64], expected: &[u64], from: usize, me: usize) -> Result<()>
         let part = of.get(differs).filter(|part| part[0] == first);
         part.map(|&[_, _, a, b, c, d]| [a, b, c, d].map(|axis| axis as usize))
     };
-    Err(unpaired(from, me, extent(said), extent(expected)))
+    Err(unpaired(from, to, extent(said), extent(expected)))
 }

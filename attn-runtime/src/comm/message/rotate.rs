@@ -154,6 +154,7 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
                 (None, Some(body)) => body,
                 (None, None) => Arc::new(Bytes::zeroed(0)?),
             };
+            self.round.check()?;
             visit(owner, coming.view(&body))?;
         }
         Ok(())

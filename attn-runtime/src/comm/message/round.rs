@@ -112,6 +112,17 @@ impl<'g, L: Link> Round<'g, L> {
         self.admit(letter)
     }
 
+    /// Whether the world is well, as far as is known without waiting: for who has something to do that takes long.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.world.failure() {
+            Some(failure) => Err(failure.error),
+            None => Ok(()),
+        }
+    }
+
     /// Whether a member has come.
     pub(super) fn has_come(&self, member: usize) -> bool {
         self.calls[member].is_some()

@@ -110,7 +110,7 @@ impl Store {
     /// # Errors
     /// [`Error::Deadline`] if that is not so by the deadline; [`Error::RankLost`] if a rank is lost before.
     pub fn finish(self) -> Result<()> {
-        match &self.side {
+        let finished = match &self.side {
             Side::Visitor(_) => self.wait_for(Wish::Finish, &[]).map(drop),
             Side::Keeper(keeper) => {
                 keeper.shelf.finish(0);
@@ -119,11 +119,16 @@ impl Store {
                         keeper.close();
                         Ok(())
                     }
-                    Waited::NotYet(absent) => Err(self.late(absent)),
+                    Waited::NotYet(missing) => Err(self.late(missing)),
                     Waited::Ended(end) => Err(self.ended(end)),
                 }
             }
-        }
+        };
+        finished.inspect_err(|error| {
+            if let Error::Deadline { missing, .. } = error {
+                self.give_up(missing);
+            }
+        })
     }
 
     /// Tells the others that this rank waits no longer, and for which ranks it has waited. Only the first counts.

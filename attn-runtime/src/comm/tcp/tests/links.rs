@@ -222,7 +222,7 @@ fn a_rank_that_ends_during_the_start_ends_it_for_all() {
         let error = outcome.as_ref().unwrap_err();
         assert!(matches!(error, Error::RankLost { rank: 2, .. }), "{error}");
     }
-    assert!(started.elapsed() < seconds(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < seconds(5), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -242,5 +242,5 @@ fn a_rank_that_says_where_it_is_and_goes_ends_the_start_too() {
         let error = outcome.as_ref().unwrap_err();
         assert!(matches!(error, Error::RankLost { rank: 2, .. }), "{error}");
     }
-    assert!(started.elapsed() < seconds(3), "{:?}", started.elapsed());
+    assert!(started.elapsed() < seconds(5), "{:?}", started.elapsed());
 }

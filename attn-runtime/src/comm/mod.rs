@@ -3,6 +3,8 @@
 
 mod call;
 pub mod message;
+#[cfg(feature = "mpi")]
+pub mod mpi;
 mod panic;
 mod place;
 mod plan;

@@ -10,7 +10,7 @@ pub mod threads;
 
 pub use call::Call;
 pub use plan::{ExchangePlan, Region, Section, StridedBox, Transfer};
-pub use rendezvous::Rendezvous;
+pub use rendezvous::{Rendezvous, Whereabouts};
 pub use signature::Signature;
 pub use threads::{ThreadComm, World};
 

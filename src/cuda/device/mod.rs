@@ -10,7 +10,7 @@ mod queue;
 pub use driver::{DeviceInfo, devices, driver_version};
 pub use graph::CudaGraph;
 pub use memory::CudaMemory;
-pub use queue::{CudaEvent, CudaMark, CudaQueue};
+pub use queue::{CudaEvent, CudaQueue};
 
 use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
@@ -22,6 +22,7 @@ use cudarc::driver::{DriverError, result, sys};
 use super::abi::Launchers;
 use super::launches::{Backend, GpuQueue};
 use super::{copy, layout};
+use queue::CudaMark;
 
 /// What the kernels are compiled for. Their code runs on no other compute capability, newer ones included.
 const CAPABILITY: (u32, u32) = (9, 0);

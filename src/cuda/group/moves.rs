@@ -127,7 +127,7 @@ pub(super) fn staging_bytes<D: Launches>(
 /// Bytes of pieces of staging memory.
 pub(super) fn sum(mut pieces: impl Iterator<Item = usize>) -> Result<usize> {
     let add = |sum: usize, bytes: usize| sum.checked_add(bytes.checked_next_multiple_of(ALIGN)?);
-    let total = pieces.try_fold(0, |sum, bytes| add(sum, bytes));
+    let total = pieces.try_fold(0, add);
     total.ok_or_else(|| Error::Plan(String::from("an exchange of more bytes than can be addressed")))
 }
 

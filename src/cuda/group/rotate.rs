@@ -64,9 +64,8 @@ impl<'l, T: Element> Ring<'l, T> {
         }
         let longest = lengths.iter().copied().max().unwrap_or(0);
         let mut ring = Self { lengths, shapes, places: [0; 2], elements: PhantomData };
-        for part in 0..2 {
-            let [batch, _, heads, dim] = shapes[part];
-            ring.places[part] = [batch, longest, heads, dim]
+        for ([batch, _, heads, dim], place) in shapes.into_iter().zip(&mut ring.places) {
+            *place = [batch, longest, heads, dim]
                 .iter()
                 .try_fold(size_of::<T>(), |bytes, axis| bytes.checked_mul(*axis))
                 .ok_or(Error::TooLarge { shape: [batch, longest, heads, dim], dtype: T::DTYPE })

@@ -142,6 +142,6 @@ mod tests {
         let found = installed(&variable);
         std::fs::remove_dir_all(&root).unwrap();
         assert_eq!(found, [venv, conda, system, cuda]);
-        assert_eq!(installed(&|_| None), [PathBuf::new(); 0]);
+        assert!(installed(&|_| None).is_empty());
     }
 }

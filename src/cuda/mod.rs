@@ -13,6 +13,7 @@ mod abi;
 mod copy;
 #[cfg(feature = "cuda")]
 mod device;
+pub mod direct;
 mod element;
 mod flash;
 mod launches;
@@ -30,6 +31,7 @@ mod transfer;
 pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use device::{Cuda, CudaEvent, CudaGraph, CudaMemory, CudaQueue, DeviceInfo, devices, driver_version};
+pub use direct::Direct;
 pub use element::Half;
 pub use flash::{FlashForm, FlashSm90};
 pub use launches::{GpuQueue, Launches};

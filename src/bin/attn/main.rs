@@ -16,6 +16,7 @@ mod output;
 mod pipelines;
 mod plan;
 mod random;
+mod ranks;
 mod report;
 
 use std::process::ExitCode;
@@ -37,9 +38,12 @@ fn execute(command: Command) -> Result<(), Failure> {
         Command::Launch(args) => launch::run(&args),
         Command::LaunchKeeper => launch::keep(),
         Command::LaunchRank(args) => launch::become_rank(&args),
-        Command::Run(args) => match (&args.input, args.device) {
-            (None, DeviceName::Cpu) => digits::run(&args),
-            _ => files::run(&args),
-        },
+        Command::Run(args) => {
+            ranks::check(&args)?;
+            match (&args.input, args.device) {
+                (None, DeviceName::Cpu) => digits::run(&args),
+                _ => files::run(&args),
+            }
+        }
     }
 }

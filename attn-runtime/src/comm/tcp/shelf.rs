@@ -57,7 +57,7 @@ pub(super) enum Seat {
 /// What came of a wait.
 pub(super) enum Waited {
     Value(Vec<u8>),
-    /// Not yet; these ranks have not come so far.
+    /// Not yet; these ranks have not come so far, or have not finished if that is waited for.
     NotYet(Vec<usize>),
     Ended(End),
 }
@@ -96,20 +96,26 @@ impl Shelf {
 
     /// The value of a key, as soon as there is one, until a time.
     pub(super) fn wait(&self, key: &[u8], until: Instant) -> Waited {
-        self.until(until, |contents| contents.values.get(key).cloned())
+        self.until(until, Contents::absent, |contents| contents.values.get(key).cloned())
     }
 
     /// Waits for the end that comes when all ranks have finished, until a time.
     pub(super) fn wait_for_end(&self, until: Instant) -> Waited {
-        self.until(until, |_| None)
+        self.until(until, Contents::unfinished, |_| None)
     }
 
     /// Waits until all ranks have finished, on rank 0.
     pub(super) fn wait_for_all(&self, until: Instant) -> Waited {
-        self.until(until, |contents| contents.finished.iter().all(|finished| *finished).then(Vec::new))
+        let all = |contents: &Contents| contents.unfinished().is_empty().then(Vec::new);
+        self.until(until, Contents::unfinished, all)
     }
 
-    fn until(&self, until: Instant, found: impl Fn(&Contents) -> Option<Vec<u8>>) -> Waited {
+    fn until(
+        &self,
+        until: Instant,
+        missing: fn(&Contents) -> Vec<usize>,
+        found: impl Fn(&Contents) -> Option<Vec<u8>>,
+    ) -> Waited {
         let mut contents = self.lock();
         loop {
             if let Some(value) = found(&contents) {
@@ -120,7 +126,7 @@ impl Shelf {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Waited::NotYet(contents.absent());
+                return Waited::NotYet(missing(&contents));
             }
             contents = self.changed.wait_timeout(contents, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -206,5 +212,9 @@ pub(super) fn check(key: &[u8], value: &[u8]) -> Result<(), String> {
 impl Contents {
     fn absent(&self) -> Vec<usize> {
         (0..self.here.len()).filter(|rank| !self.here[*rank]).collect()
+    }
+
+    fn unfinished(&self) -> Vec<usize> {
+        (0..self.finished.len()).filter(|rank| !self.finished[*rank]).collect()
     }
 }

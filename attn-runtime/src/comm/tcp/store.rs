@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 /// How long an answer that needs no wait may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a rank that gives up may take to tell the others, and to be told.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What the ranks do together here, as errors name it.
 const OPERATION: &str = "the start of the world";
 
@@ -110,7 +113,7 @@ impl Store {
     /// # Errors
     /// [`Error::Deadline`] if that is not so by the deadline; [`Error::RankLost`] if a rank is lost before.
     pub fn finish(self) -> Result<()> {
-        match &self.side {
+        let finished = match &self.side {
             Side::Visitor(_) => self.wait_for(Wish::Finish, &[]).map(drop),
             Side::Keeper(keeper) => {
                 keeper.shelf.finish(0);
@@ -119,11 +122,16 @@ impl Store {
                         keeper.close();
                         Ok(())
                     }
-                    Waited::NotYet(absent) => Err(self.late(absent)),
+                    Waited::NotYet(missing) => Err(self.late(missing)),
                     Waited::Ended(end) => Err(self.ended(end)),
                 }
             }
-        }
+        };
+        finished.inspect_err(|error| {
+            if let Error::Deadline { missing, .. } = error {
+                self.give_up(missing);
+            }
+        })
     }
 
     /// Tells the others that this rank waits no longer, and for which ranks it has waited. Only the first counts.
@@ -230,7 +238,9 @@ impl Store {
         wait: Duration,
     ) -> Result<Reply> {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = Instant::now() + wait + PATIENCE;
+        // After the deadline, a little longer: the answer may be on its way.
+        let last = (self.until + FAREWELL).max(Instant::now() + FAREWELL);
+        let until = last.min(Instant::now() + wait + PATIENCE);
         let request = Request { wish, key: key.to_vec(), value: value.to_vec(), wait };
         let reply = request.send(&stream, until).and_then(|()| Reply::receive(&stream, until));
         reply.map_err(|error| {

@@ -8,9 +8,9 @@ use attn::{Mask, RingLayout, Split};
 use clap::Args;
 
 use super::names::{
-    Backend, Degree, DeviceName, Form, LayoutName, Placement, Side, SplitName, Strategy, TypeName,
+    Backend, CommName, Degree, DeviceName, Form, LayoutName, Placement, Side, SplitName, Strategy, TypeName,
 };
-use super::values::{at_most_1024, mask, positive, rate, runs, scale, seconds, shape, warmup};
+use super::values::{at_most_1024, deadline, mask, positive, rate, runs, scale, seconds, shape, warmup};
 
 /// Over the options that the bundled model does not take, and made-up tensors do.
 const WITH_TENSORS: &str = "With --input, or --device cuda";
@@ -74,7 +74,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) strategy: Vec<Strategy>,
     /// Numbers of ranks to run them on, one or several [default: what the degrees make; else 1 with --input, and 2,4 or
-    /// 4 without].
+    /// 4 without; with --comm other than threads as many as there are].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = at_most_1024)]
     pub(crate) ranks: Vec<usize>,
     #[command(flatten)]
@@ -85,7 +85,14 @@ pub(crate) struct RunArgs {
     /// Where to compute.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: DeviceName,
-    /// Threads for each rank's kernel [default: the cores, divided by the ranks].
+    /// Who carries the ranks: threads of this process, or processes, of which this is one.
+    #[arg(long, value_name = "NAME", default_value = "threads")]
+    pub(crate) comm: CommName,
+    /// How long a rank waits for the others in one exchange [default: an hour; with --comm other than threads
+    /// ATTN_DEADLINE, or else five minutes].
+    #[arg(long, value_name = "SECONDS", value_parser = deadline)]
+    pub(crate) deadline: Option<Duration>,
+    /// Threads for each rank's kernel [default: the cores, divided by the ranks of the machine].
     #[arg(long, value_name = "N", value_parser = at_most_1024)]
     pub(crate) threads: Option<usize>,
     /// Prints one JSON object instead of a table.

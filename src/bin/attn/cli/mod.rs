@@ -8,7 +8,7 @@ use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 pub(crate) use self::args::{BenchArgs, DoctorArgs, LaunchArgs, RankArgs, RunArgs, SharingArgs};
-pub(crate) use self::names::{Backend, Degree, DeviceName, Form, Strategy, TypeName};
+pub(crate) use self::names::{Backend, CommName, Degree, DeviceName, Form, Strategy, TypeName};
 pub(crate) use self::values::{MAX_RANKS, span};
 use crate::failure::Failure;
 
@@ -17,6 +17,8 @@ Without --input, the bundled model draws the digits 0 to 9 once for each strateg
 with each other and with PyTorch's.
 With --input, attention runs on the tensors `q`, `k` and `v` (and `joint_q`, `joint_k`, `joint_v`) of a safetensors \
 file, sharded over the ranks as each strategy has it, and is put together again.
+With --comm tcp, mpi or nccl this process is one rank of several, which `attn launch`, mpirun, torchrun or srun has started: \
+each reads the file and computes its share; rank 0 alone writes, prints, and computes what the result is compared with.
 With --device cuda the ranks are streams of one GPU, and the numbers f16 or bf16. The bundled model computes in f32 and \
 runs on the host alone, so without --input attention runs there on made-up tensors, [1, 2048, 8, 128], and is compared \
 with the host's kernel in f32.
@@ -24,9 +26,10 @@ with the host's kernel in f32.
 Exit codes:
   0  done
   1  a result differs from one rank, PyTorch or the host by more than rounding explains
-  2  the command line is wrong, or its degrees do not fit its ranks
+  2  the command line is wrong, or its degrees do not fit its ranks, or the environment names no place among other ranks
   3  the input is: shapes, types, a tensor missing, a damaged file, a strategy that cannot run on it
-  4  the system refused: a file cannot be read or written, no memory, no thread, no GPU or driver
+  4  the system refused: a file cannot be read or written, no memory, no thread, no GPU or driver; or another rank failed, \
+or is lost
   5  a mistake in this program";
 
 const BENCH_AFTER_HELP: &str = "\

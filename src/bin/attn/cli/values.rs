@@ -66,6 +66,14 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time to wait, of a day at most.
+pub(super) fn deadline(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86400.0 => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(String::from("expected seconds, above 0 and at most 86400")),
+    }
+}
+
 /// A softmax scale.
 pub(super) fn scale(text: &str) -> Result<f32, String> {
     match text.parse::<f32>() {

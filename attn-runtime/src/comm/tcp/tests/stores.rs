@@ -82,7 +82,7 @@ fn refused(change: impl Fn(&mut crate::comm::Place)) -> (Error, Error) {
         met.wait();
         let started = Instant::now();
         let error = Store::open(place, seconds(20)).err().unwrap();
-        assert!(started.elapsed() < seconds(2));
+        assert!(started.elapsed() < seconds(5));
         error
     });
     let theirs = outcomes.pop().unwrap();
@@ -134,6 +134,20 @@ fn a_rank_does_not_come_twice() {
 }
 
 #[test]
+fn a_rank_that_does_not_finish_is_named_by_all() {
+    let outcomes = on_all(&places(3), |place| {
+        // Rank 1 would wait for long, and is told before.
+        let deadline = if place.rank == 1 { seconds(20) } else { Duration::from_millis(500) };
+        let store = Store::open(place, deadline).unwrap();
+        if place.rank == 1 { store.wait("nothing").map(drop) } else { store.finish() }
+    });
+    for outcome in outcomes {
+        let error = outcome.unwrap_err();
+        assert!(matches!(&error, Error::Deadline { missing, .. } if *missing == [1]), "{error}");
+    }
+}
+
+#[test]
 fn a_rank_that_goes_ends_the_waits_of_the_others() {
     let started = Instant::now();
     let outcomes = on_all(&places(3), |place| {
@@ -149,7 +163,7 @@ fn a_rank_that_goes_ends_the_waits_of_the_others() {
         let error = outcomes[rank].as_ref().unwrap_err();
         assert!(matches!(error, Error::RankLost { rank: 1, .. }), "{error}");
     }
-    assert!(started.elapsed() < seconds(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < seconds(5), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -168,5 +182,5 @@ fn rank_0_that_goes_ends_the_waits_of_the_others() {
         let error = outcome.as_ref().unwrap_err();
         assert!(matches!(error, Error::RankLost { rank: 0, .. }), "{error}");
     }
-    assert!(started.elapsed() < seconds(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < seconds(5), "{:?}", started.elapsed());
 }

@@ -70,7 +70,7 @@ fn garbage_keeps_nobody_out() {
         });
         assert!(noise.join().unwrap() >= 500);
     });
-    assert!(started.elapsed() < seconds(10), "{:?}", started.elapsed());
+    assert!(started.elapsed() < seconds(15), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -87,14 +87,14 @@ fn who_only_holds_the_line_keeps_nobody_out() {
             }
         }
         let store = Store::open(place, seconds(20)).unwrap();
-        assert!(started.elapsed() < seconds(2), "{:?}", started.elapsed());
+        assert!(started.elapsed() < seconds(5), "{:?}", started.elapsed());
         // None of them is told anything before it is hung up on.
         for mut line in lines {
             line.set_read_timeout(Some(seconds(5))).unwrap();
             let mut told = [0; 1];
             assert!(!matches!(line.read(&mut told), Ok(1..)));
         }
-        assert!(started.elapsed() < seconds(6), "{:?}", started.elapsed());
+        assert!(started.elapsed() < seconds(10), "{:?}", started.elapsed());
         store.finish().unwrap();
     });
 }

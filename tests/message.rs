@@ -16,12 +16,23 @@ use support::{Inputs, Problem, Setup, Whole, WithFlash, WithSdpa, assemble, call
 
 type Comm = MessageComm<ChannelLink>;
 
+/// How tensors get from rank to rank.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Link,
+    Memory,
+}
+
 /// Every rank's communicator.
-fn communicators(ranks: usize, deadline: Duration) -> Vec<Comm> {
+fn communicators(ranks: usize, deadline: Duration, by: By) -> Vec<Comm> {
+    let open = match by {
+        By::Link => Comm::by_link,
+        By::Memory => Comm::new,
+    };
     std::thread::scope(|scope| {
         let ranks: Vec<_> = ChannelLink::world(ranks)
             .into_iter()
-            .map(|link| scope.spawn(move || Comm::new(link, CpuQueue::new(1)?, deadline)))
+            .map(|link| scope.spawn(move || open(link, CpuQueue::new(1)?, deadline)))
             .collect();
         ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
     })
@@ -57,10 +68,12 @@ where
 {
     let threads = World::threads(setup.ranks()).threads_per_rank(1).communicators().unwrap();
     let (by_threads, their_traffic) = on::<A, _>(threads, setup, inputs);
-    let by_message = communicators(setup.ranks(), Duration::from_secs(20));
-    let (by_message, traffic) = on::<A, _>(by_message, setup, inputs);
-    assert_eq!(by_message.bits(), by_threads.bits(), "{setup}, {:?}", inputs.problem);
-    assert_eq!(traffic, their_traffic, "{setup}, {:?}", inputs.problem);
+    for by in [By::Link, By::Memory] {
+        let comms = communicators(setup.ranks(), Duration::from_secs(20), by);
+        let (by_message, traffic) = on::<A, _>(comms, setup, inputs);
+        assert_eq!(by_message.bits(), by_threads.bits(), "{setup}, {by:?}, {:?}", inputs.problem);
+        assert_eq!(traffic, their_traffic, "{setup}, {by:?}, {:?}", inputs.problem);
+    }
 }
 
 const SETUPS: [Setup; 10] = [
@@ -104,8 +117,8 @@ fn so_do_uneven_shares() {
 
 #[test]
 fn every_law_of_communicators_is_obeyed() {
-    for ranks in 1..=5 {
-        let comms = communicators(ranks, Duration::from_secs(20));
+    for (ranks, by) in (1..=5).flat_map(|ranks| [(ranks, By::Link), (ranks, By::Memory)]) {
+        let comms = communicators(ranks, Duration::from_secs(20), by);
         std::thread::scope(|scope| {
             for comm in comms {
                 scope.spawn(move || comm.run(|comm| suite::check_laws(&comm)).unwrap());
@@ -118,14 +131,16 @@ fn every_law_of_communicators_is_obeyed() {
 fn everybody_is_told_of_a_fault() {
     std::thread::scope(|scope| {
         for fault in suite::faults::<Comm>() {
-            scope.spawn(move || [2, 3, 5].map(|ranks| try_out(&fault, ranks)));
+            scope.spawn(move || {
+                [2, 3, 5].map(|ranks| try_out(&fault, ranks, if ranks == 3 { By::Link } else { By::Memory }))
+            });
         }
     });
 }
 
 /// Tries a fault, and checks what each rank hears.
-fn try_out(fault: &Fault<Comm>, ranks: usize) {
-    let comms = communicators(ranks, DEADLINE);
+fn try_out(fault: &Fault<Comm>, ranks: usize, by: By) {
+    let comms = communicators(ranks, DEADLINE, by);
     let started = Instant::now();
     let outcomes: Vec<attn::Result<()>> = std::thread::scope(|scope| {
         let ranks: Vec<_> =

@@ -2,10 +2,13 @@
 //! else, at every point of every strategy, in every kind of world; and every survivor must end in time with an error that
 //! names the rank or the collective.
 //!
-//! Without arguments: all of it among threads, and a sample among processes that `attn launch` starts. `--table FILE` tries
+//! Without arguments: all of it among threads, and a sample among processes that `attn launch` starts, and `mpirun` with the feature `mpi`. `--table FILE` tries
 //! everything in every kind of world that this build has and writes down what each survivor saw (`scripts/faults` does so).
 
 mod injector;
+#[cfg(feature = "mpi")]
+#[path = "../mpi/mpirun.rs"]
+mod mpirun;
 mod processes;
 mod rank;
 mod row;

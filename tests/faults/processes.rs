@@ -8,6 +8,8 @@ use attn::prelude::*;
 use attn::{Communicator, Cpu, Error};
 
 use super::injector::{DEADLINE, Plan};
+#[cfg(feature = "mpi")]
+use super::mpirun::{Kind, arguments, mpirun};
 use super::rank::{RANKS, SETUPS, live};
 use super::row::Row;
 use super::threads::slept;
@@ -30,7 +32,25 @@ pub(crate) struct Starter {
 impl Starter {
     /// Those that this build has.
     pub(crate) fn all() -> Vec<Self> {
-        vec![Self::launch()]
+        [Some(Self::launch()), Self::mpirun()].into_iter().flatten().collect()
+    }
+
+    /// Open MPI's `mpirun`. (MPICH's does not say which rank was killed; `tests/mpi` tries that.)
+    #[cfg(feature = "mpi")]
+    fn mpirun() -> Option<Self> {
+        let kind = Kind::linked();
+        let (arguments, environment) = arguments(kind);
+        (kind == Kind::OpenMpi).then(|| Self {
+            world: "MPI",
+            program: mpirun().display().to_string(),
+            arguments: arguments.iter().chain(&["-n", "4"]).map(|&word| word.to_owned()).collect(),
+            environment: environment.to_vec(),
+        })
+    }
+
+    #[cfg(not(feature = "mpi"))]
+    const fn mpirun() -> Option<Self> {
+        None
     }
 
     /// `attn launch`, over sockets.

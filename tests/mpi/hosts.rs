@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::launcher::{Job, Kind, arguments, mpirun, this_program};
+use crate::launcher::{Job, this_program};
+use crate::mpirun::{Kind, arguments, mpirun};
 
 /// A script that runs a command on the first of two such hosts.
 fn script() -> &'static Path {
@@ -21,7 +22,7 @@ fn two_hosts_obey_every_law() {
     let kind = Kind::linked();
     let (options, variables) = arguments(kind);
     let mut command = Command::new(script());
-    command.envs(variables).arg(mpirun()).args(options);
+    command.envs(variables.iter().copied()).arg(mpirun()).args(options);
     // The script puts the agent's path, the network and the hosts in the place of these words.
     match kind {
         Kind::OpenMpi => command.args(["--mca", "plm_rsh_agent", "@agent"]).args([

@@ -1,4 +1,4 @@
-//! Finding `mpirun`, starting it, and what came of it.
+//! Starting `mpirun`, and what came of it.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -8,74 +8,13 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use attn::comm::mpi;
+use crate::mpirun::{Kind, arguments, mpirun};
 
 /// Which part this process plays.
 pub(crate) const PART: &str = "ATTN_TEST_PART";
 
 /// A job that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(90);
-
-/// Whose launchers this knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    OpenMpi,
-    Mpich,
-}
-
-impl Kind {
-    /// What this program was linked with.
-    pub(crate) fn linked() -> Self {
-        if mpi::library().starts_with("Open MPI") { Self::OpenMpi } else { Self::Mpich }
-    }
-
-    /// Names under which its `mpirun` may be found, and what it says of its version.
-    const fn names(self) -> (&'static [&'static str], &'static str) {
-        match self {
-            Self::OpenMpi => (&["mpirun.openmpi", "mpirun"], "Open MPI"),
-            Self::Mpich => (&["mpirun.mpich", "mpiexec.hydra", "mpirun"], "HYDRA"),
-        }
-    }
-
-    fn mpirun(self) -> Option<PathBuf> {
-        let (names, sign) = self.names();
-        let says = |name: &&&str| {
-            let version = Command::new(name).arg("--version").stdin(Stdio::null()).output();
-            version.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains(sign))
-        };
-        names.iter().find(says).map(PathBuf::from)
-    }
-}
-
-/// The `mpirun` of the MPI that this program was linked with.
-pub(crate) fn mpirun() -> PathBuf {
-    match std::env::var_os("ATTN_MPIRUN").filter(|name| !name.is_empty()) {
-        Some(name) => name.into(),
-        None => Kind::linked().mpirun().unwrap_or_else(|| {
-            panic!(
-                "the mpirun of {} is not in PATH: install it (Debian: openmpi-bin or mpich), or name it in ATTN_MPIRUN",
-                mpi::library()
-            )
-        }),
-    }
-}
-
-/// That of another one, if there is one.
-pub(crate) fn mpirun_of_another() -> Option<(PathBuf, Kind)> {
-    let other = if Kind::linked() == Kind::OpenMpi { Kind::Mpich } else { Kind::OpenMpi };
-    Some((other.mpirun()?, other))
-}
-
-/// Arguments for more ranks than cores, and for root, which stands in containers for nobody in particular.
-pub(crate) fn arguments(kind: Kind) -> (Vec<OsString>, Vec<(&'static str, &'static str)>) {
-    match kind {
-        Kind::OpenMpi => (
-            vec!["--oversubscribe".into()],
-            vec![("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")],
-        ),
-        Kind::Mpich => (Vec::new(), Vec::new()),
-    }
-}
 
 /// Ranks to be started.
 pub(crate) struct Job {
@@ -107,7 +46,12 @@ impl Job {
     fn command(mpirun: PathBuf, kind: Kind, ranks: usize, part: &'static str) -> Self {
         let (arguments, variables) = arguments(kind);
         let mut command = Command::new(mpirun);
-        command.args(arguments).envs(variables).arg("-n").arg(ranks.to_string()).args(this_program());
+        command
+            .args(arguments)
+            .envs(variables.iter().copied())
+            .arg("-n")
+            .arg(ranks.to_string())
+            .args(this_program());
         Self { command, ranks, part, what: format!("{part} on {ranks} ranks") }
     }
 

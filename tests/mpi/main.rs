@@ -11,6 +11,7 @@ mod support;
 mod ends;
 mod hosts;
 mod launcher;
+mod mpirun;
 mod ranks;
 
 use std::time::Duration;
@@ -66,7 +67,7 @@ fn a_program_that_started_mpi_keeps_it() {
 
 #[test]
 fn another_mpis_mpirun_is_found_out() {
-    let Some(other) = launcher::mpirun_of_another() else {
+    let Some(other) = mpirun::mpirun_of_another() else {
         println!("not run: no other MPI is installed here");
         return;
     };

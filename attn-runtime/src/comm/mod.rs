@@ -20,7 +20,7 @@ pub use call::Call;
 pub use place::{Place, Token};
 pub use plan::{ExchangePlan, Region, Section, StridedBox, Transfer};
 pub use processes::Processes;
-pub use rendezvous::Rendezvous;
+pub use rendezvous::{Rendezvous, Whereabouts};
 pub use signature::Signature;
 pub use threads::ThreadComm;
 pub use world::World;

@@ -19,6 +19,7 @@ mod note;
 mod pieces;
 mod rotate;
 mod round;
+mod shared;
 mod world;
 
 pub use bytes::Bytes;

@@ -32,8 +32,11 @@ const LOOKS: u32 = 3;
 /// How long a rank that waits looks again and again, before it sleeps between looks.
 const EAGER: Duration = Duration::from_micros(100);
 
-/// The longest sleep between looks, and the longest while something is on its way.
-const SLEEP: (Duration, Duration) = (Duration::from_millis(1), Duration::from_micros(50));
+/// The longest sleep between looks.
+const SLEEP: Duration = Duration::from_millis(1);
+
+/// While something is on its way, sleeps are shorter for so long.
+const BUSY: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(20));
 
 /// A rank's end of an MPI world. Made by [`world`](super::world).
 ///
@@ -302,7 +305,7 @@ impl MpiLink {
             std::thread::yield_now();
             return;
         }
-        let longest = if self.busy() { SLEEP.1 } else { SLEEP.0 };
+        let longest = if quiet < BUSY.1 && self.busy() { BUSY.0 } else { SLEEP };
         let left = until.map_or(longest, |until| until.saturating_duration_since(now));
         std::thread::sleep((quiet / 8).min(longest).min(left));
     }

@@ -9,14 +9,13 @@ use super::ffi::{self, Place, State};
 use super::link::MpiLink;
 use crate::comm::Rendezvous;
 use crate::comm::message::{Link, MessageComm};
+use crate::comm::place::Place as Environment;
+use crate::comm::world::DEADLINE;
 use crate::device::cpu::CpuQueue;
 use crate::error::{Error, Result};
 
 /// A rank's communicator over MPI.
 pub type MpiComm = MessageComm<MpiLink>;
-
-/// How long a collective waits for the last rank, unless said otherwise.
-const DEADLINE: Duration = Duration::from_secs(300);
 
 /// How long a world that is dropped unused goes on telling the others so.
 const GRACE: Duration = Duration::from_secs(1);
@@ -42,13 +41,15 @@ pub fn library() -> String {
     ffi::version().lines().next().unwrap_or_default().to_owned()
 }
 
-/// Collective: the world of the processes that `mpirun` started, of one rank if none did. Starts MPI if nobody has.
+/// Collective: the world of the processes that `mpirun` started, of one rank if none did. Starts MPI if nobody has. The
+/// deadline is that of `ATTN_DEADLINE`, in seconds, if it is set.
 ///
 /// # Errors
 /// If MPI cannot be started or has ended, does not let threads call it in turns, or sees one rank where another MPI's
 /// `mpirun` has started several; or if this process has such a world already (unless the program started MPI).
 pub fn world() -> Result<MpiWorld> {
     static STARTED_HERE: Mutex<bool> = Mutex::new(false);
+    let deadline = Environment::deadline_from_env()?.unwrap_or(DEADLINE);
     let mut started_here = STARTED_HERE.lock().unwrap_or_else(PoisonError::into_inner);
     let once = "a process has one MPI world: make it once, and split its communicator";
     match ffi::state() {
@@ -74,7 +75,7 @@ pub fn world() -> Result<MpiWorld> {
         }
     }
     let (link, place) = MpiLink::open(*started_here, cores())?;
-    let world = MpiWorld { link: Some(link), place, deadline: DEADLINE, threads_per_rank: None };
+    let world = MpiWorld { link: Some(link), place, deadline, threads_per_rank: None };
     if world.size() == 1 {
         one_world(|name| std::env::var(name).ok())?;
     }

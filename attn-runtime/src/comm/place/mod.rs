@@ -145,6 +145,15 @@ impl Place {
         })
     }
 
+    /// The deadline that the environment sets, for worlds whose places come from elsewhere.
+    ///
+    /// # Errors
+    /// [`Error::Environment`] if it makes no sense.
+    #[cfg(feature = "mpi")]
+    pub(crate) fn deadline_from_env() -> Result<Option<Duration>> {
+        Variables::new(&|name| std::env::var_os(name)).seconds(&launcher::ATTN, "ATTN_DEADLINE")
+    }
+
     /// That the numbers fit each other, which a program may have changed.
     pub(crate) fn check(&self) -> Result<()> {
         let Self { rank, size, local_rank, local_size, .. } = *self;

@@ -19,6 +19,9 @@ use crate::error::{Error, Result};
 /// How long an answer that needs no wait may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a rank that gives up may take to tell the others, and to be told.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// What the ranks do together here, as errors name it.
 const OPERATION: &str = "the start of the world";
 
@@ -235,7 +238,9 @@ impl Store {
         wait: Duration,
     ) -> Result<Reply> {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = Instant::now() + wait + PATIENCE;
+        // After the deadline, a little longer: the answer may be on its way.
+        let last = (self.until + FAREWELL).max(Instant::now() + FAREWELL);
+        let until = last.min(Instant::now() + wait + PATIENCE);
         let request = Request { wish, key: key.to_vec(), value: value.to_vec(), wait };
         let reply = request.send(&stream, until).and_then(|()| Reply::receive(&stream, until));
         reply.map_err(|error| {

@@ -73,9 +73,17 @@ fn mpi() -> Fact {
 
 /// The NCCL that is on this machine, if this build can ask.
 fn nccl() -> Fact {
-    let text =
-        if cfg!(feature = "nccl") { "not asked for" } else { "none in this build; needs `--features nccl`" };
-    Fact::said("nccl", Value::Null, text)
+    #[cfg(feature = "nccl")]
+    return match attn::cuda::nccl::probe() {
+        Ok((path, version)) => {
+            let (path, version) = (path.display().to_string(), version.to_string());
+            let text = format!("{version} ({path})");
+            Fact::said("nccl", json!({ "path": path, "version": version }), text)
+        }
+        Err(error) => Fact::said("nccl", Value::Null, error.to_string()),
+    };
+    #[cfg(not(feature = "nccl"))]
+    Fact::said("nccl", Value::Null, "none in this build; needs `--features nccl`")
 }
 
 /// What of the environment ranks look at. Tokens are secrets.

@@ -2,10 +2,14 @@
 //! else, at every point of every strategy, in every kind of world; and every survivor must end in time with an error that
 //! names the rank or the collective.
 //!
-//! Without arguments: all of it among threads. `--table FILE` tries everything in every kind of world that this build has and
-//! writes down what each survivor saw (`scripts/faults` does so).
+//! Without arguments: all of it among threads, and a sample among processes that `attn launch` starts, and `mpirun` with the feature `mpi`. `--table FILE` tries
+//! everything in every kind of world that this build has and writes down what each survivor saw (`scripts/faults` does so).
 
 mod injector;
+#[cfg(feature = "mpi")]
+#[path = "../mpi/mpirun.rs"]
+mod mpirun;
+mod processes;
 mod rank;
 mod row;
 #[path = "../suite/mod.rs"]
@@ -20,6 +24,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use injector::{Fault, Plan};
+use processes::Starter;
 use row::Row;
 use support::Setup;
 
@@ -74,9 +79,24 @@ fn among_threads() -> Vec<Row> {
     rows
 }
 
+/// Every fault among processes, or of each kind one, at points of different strategies.
+fn among_processes(starter: &Starter, every: bool) -> Vec<Row> {
+    let all_cases = cases(&Fault::OF_PROCESSES);
+    let step = if every { 1 } else { 17 };
+    let cases: Vec<Case> = all_cases.into_iter().step_by(step).collect();
+    all(&cases, 2, |case| starter.try_out(case.setup, &case.point, case.plan))
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let rows = among_threads();
+    if arguments.first().is_some_and(|first| first == "rank") {
+        return if processes::rank(&arguments).is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) };
+    }
+    let every = arguments.iter().any(|argument| argument == "--table");
+    let mut rows = among_threads();
+    for starter in Starter::all() {
+        rows.extend(among_processes(&starter, every));
+    }
     let mut failed = 0;
     for row in &rows {
         let complaints = row.complaints();

@@ -3,8 +3,8 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use attn::Communicator;
 use attn::prelude::*;
-use attn::{Communicator, Error};
 
 use super::injector::{DEADLINE, Plan};
 use super::rank::{RANKS, live};
@@ -18,9 +18,9 @@ pub(crate) fn try_out(setup: Setup, point: &str, plan: Plan) -> Row {
     // What `run` returns is one rank's outcome; here every rank's own is wanted.
     let _ = World::threads(RANKS).threads_per_rank(1).deadline(DEADLINE).run(|comm| {
         let rank = comm.rank();
-        let (outcome, _) = live(comm, setup, Some(plan));
+        let (outcome, _) = live(comm, setup, Some(plan), 2);
         let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
-        said[rank] = Some(outcome.as_ref().copied().map_err(Error::to_string));
+        said[rank] = Some(outcome.clone().map_err(|error| error.to_string()));
         outcome
     });
     Row {

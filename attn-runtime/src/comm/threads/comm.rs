@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::group::{Group, Lent, Publication};
 use super::health::Health;
 use crate::comm::plan::{check_length, check_rotation};
-use crate::comm::{Call, Communicator, Rendezvous, Signature, Traffic, Transfer, split};
+use crate::comm::{Call, Communicator, Rendezvous, Signature, Traffic, Transfer, Whereabouts, split};
 use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
 use crate::tensor::{Element, KeyValue};
@@ -102,7 +102,13 @@ impl<D: Device> ThreadComm<D> {
     fn fail(&self, error: &Error) {
         let rank = self.end.life.rank;
         let (rank, shown) = match error {
-            Error::RanksDisagree { rank, .. } => (*rank, error.clone()),
+            // These name ranks of the world already.
+            Error::RanksDisagree { rank, .. }
+            | Error::RankPanicked { rank, .. }
+            | Error::RankFailed { rank, .. }
+            | Error::RankLeft { rank, .. }
+            | Error::RankLost { rank, .. } => (*rank, error.clone()),
+            Error::Deadline { missing, .. } => (missing.first().copied().unwrap_or(rank), error.clone()),
             own => (rank, Error::RankFailed { rank, message: own.to_string() }),
         };
         self.end.life.health.fail(rank, shown);
@@ -300,6 +306,20 @@ impl<D: Device> Rendezvous for ThreadComm<D> {
 
     fn failure(&self) -> Option<Error> {
         self.end.life.health.failure().map(|failure| failure.error.clone())
+    }
+
+    fn arrive(&self, place: u64) {
+        self.end.group.arrivals[self.end.rank].store(place, Ordering::Release);
+    }
+
+    fn whereabouts(&self) -> Vec<Whereabouts> {
+        let Group { members, arrivals, health, .. } = &*self.end.group;
+        // In this order: a rank that has ended arrives nowhere afterwards.
+        let of = |(member, arrived): (&usize, &AtomicU64)| {
+            let ended = health.has_ended(*member);
+            Whereabouts { arrived: Some(arrived.load(Ordering::Acquire)), ended }
+        };
+        members.iter().zip(arrivals).map(of).collect()
     }
 }
 

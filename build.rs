@@ -29,7 +29,9 @@ fn main() {
     println!("cargo::rerun-if-changed=build.rs");
 
     // What the kernels were built by; overwritten below where they are.
-    for variable in ["ATTN_BUILD_NVCC", "ATTN_BUILD_CUDA_ARCHITECTURES", "ATTN_SIM_LIBRARY"] {
+    for variable in
+        ["ATTN_BUILD_NVCC", "ATTN_BUILD_CUDA_ARCHITECTURES", "ATTN_SIM_LIBRARY", "ATTN_NCCL_SIM_LIBRARY"]
+    {
         println!("cargo::rustc-env={variable}=");
     }
     if cfg!(any(feature = "cuda", feature = "sim")) {

@@ -1,14 +1,16 @@
-//! Compiles the kernels of kernels/ for the host, together with the simulator in kernels/sim, to one shared library.
-//! The program loads it by the path that is baked in here, so that a test can load another in its place.
+//! Compiles the kernels of kernels/ for the host, together with the simulator in kernels/sim, to one shared library, and
+//! kernels/sim/nccl, what stands in for NCCL there, to another. The program loads them by the paths that are baked in
+//! here, so that a test can load others in their place.
 
 use crate::compile::{self, Inputs, Job};
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Exports the C interface and nothing else: what is inline in C++ must not be shared with whatever else the process
-/// has loaded.
-const EXPORTS: &str = "{ global: attn_*; local: *; };\n";
+/// Which names the libraries export. Nothing else: what is inline in C++ must not be shared with whatever else the
+/// process has loaded.
+const KERNELS: &str = "{ global: attn_*; local: *; };\n";
+const NCCL: &str = "{ global: attn_nccl_sim_*; nccl*; local: *; };\n";
 
 pub(crate) fn build() -> Result<(), String> {
     let kernels = PathBuf::from(compile::cargo_variable("CARGO_MANIFEST_DIR")?).join("kernels");
@@ -16,6 +18,7 @@ pub(crate) fn build() -> Result<(), String> {
     let folder = out.join("sim");
     std::fs::create_dir_all(&folder).map_err(compile::cannot("create", &folder))?;
     let simulator = kernels.join("sim");
+    let nccl = simulator.join("nccl");
     let compiler = PathBuf::from(compile::environment("CXX").unwrap_or("c++".to_owned()));
     let version = compile::run(Command::new(&compiler).arg("--version")).map_err(|error| {
         format!(
@@ -61,15 +64,23 @@ pub(crate) fn build() -> Result<(), String> {
         }
     }
 
-    let exports = folder.join("exports.map");
-    std::fs::write(&exports, EXPORTS).map_err(compile::cannot("write", &exports))?;
-    let library = out.join("libattn_sim.so");
-    let mut link = Command::new(&compiler);
-    link.arg("-shared").args(jobs.iter().map(|job| &job.object));
-    // Every name is found now rather than when it is first called, and its own attn_* before anybody else's.
-    link.args(["-Wl,-z,defs", "-Wl,-Bsymbolic", "-pthread"]);
-    link.arg(format!("-Wl,--version-script={}", exports.display())).arg("-o").arg(&library);
-    compile::run(&mut link)?;
-    println!("cargo::rustc-env=ATTN_SIM_LIBRARY={}", library.display());
+    let (stand_in, kernels): (Vec<_>, Vec<_>) = jobs.iter().partition(|job| job.source.starts_with(&nccl));
+    let library = link(&compiler, &kernels, KERNELS, &out.join("libattn_sim.so"))?;
+    println!("cargo::rustc-env=ATTN_SIM_LIBRARY={library}");
+    let library = link(&compiler, &stand_in, NCCL, &out.join("libnccl_sim.so"))?;
+    println!("cargo::rustc-env=ATTN_NCCL_SIM_LIBRARY={library}");
     Ok(())
+}
+
+/// Links objects to a shared library that exports some names, and returns its path.
+fn link(compiler: &Path, jobs: &[&Job], exports: &str, library: &Path) -> Result<String, String> {
+    let map = library.with_extension("map");
+    std::fs::write(&map, exports).map_err(compile::cannot("write", &map))?;
+    let mut link = Command::new(compiler);
+    link.arg("-shared").args(jobs.iter().map(|job| &job.object));
+    // Every name is found now rather than when it is first called, and its own before anybody else's.
+    link.args(["-Wl,-z,defs", "-Wl,-Bsymbolic", "-pthread"]);
+    link.arg(format!("-Wl,--version-script={}", map.display())).arg("-o").arg(library);
+    compile::run(&mut link)?;
+    Ok(library.display().to_string())
 }

@@ -42,7 +42,7 @@
 //! |---|---|---|
 //! | strategy | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`, a [type of your own](ParallelAttentionStrategy), a list to choose from at start-up | the attribute |
 //! | kernel | `"sdpa"`, `"flash"`, a [type of your own](AttentionKernel) | the attribute |
-//! | communicator | threads ([`World::threads`]), a [type of your own](Communicator) | what the session is opened on |
+//! | communicator | threads ([`World::threads`]), processes over TCP ([`World::from_env`]), a [type of your own](Communicator) | what the session is opened on |
 //! | device | [`Cpu`], `cuda::Cuda` | the communicator |
 //!
 //! Feature flags: `sdpa` and `flash` (kernels, both on), `cli` (the program `attn`, on), `cuda` (NVIDIA GPUs of compute
@@ -61,10 +61,10 @@ pub use attn_runtime::{
     HeadLayout, HeadRun, HeadSplitError, HybridParallelAttention, JointStrategy, KeyLengths, KeyPlacement,
     KeyValue, KvGroupError, LseMut, Mask, MaskError, MaskKinds, NoParallelAttention, Outputs,
     ParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy, ParallelConfig, Phases, Pipeline,
-    Positions, Result, RingLayout, RingParallelAttention, Run, Scalar, Scope, SegmentIds, Segments,
-    SeqSplitError, Sequence, SequenceLayout, Session, Sharding, Signature, Span, Split, Tensor, TensorLayout,
-    ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention, UlyssesParallelAttention, View,
-    ViewMut, Work, World, build_parallel_attention_strategy, portion,
+    Place, Positions, Result, RingLayout, RingParallelAttention, Run, Scalar, Scope, SegmentIds, Segments,
+    SeqSplitError, Sequence, SequenceLayout, Session, Sharding, Signature, Span, Split, TcpComm, Tensor,
+    TensorLayout, ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention, UlyssesParallelAttention,
+    View, ViewMut, Work, World, build_parallel_attention_strategy, portion,
 };
 pub use attn_runtime::{comm, device, kernel, strategy, tensor};
 

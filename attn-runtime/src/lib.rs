@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | strategy | [`ParallelAttentionStrategy`] | [`NoParallelAttention`], [`UlyssesParallelAttention`], [`RingParallelAttention`], [`HybridParallelAttention`], [`AllGatherKvParallelAttention`], [`UlyssesAllGatherParallelAttention`] |
 //! | kernel | [`AttentionKernel`], [`CarriesState`] | `Sdpa`, `Flash` |
-//! | communicator | [`Communicator`] | [`ThreadComm`] |
+//! | communicator | [`Communicator`] | [`ThreadComm`], [`TcpComm`] |
 //! | device | [`Device`] | [`Cpu`] |
 //!
 //! A [`Session`] puts one of each together, for one element type, and the compiler builds that pipeline alone.
@@ -27,7 +27,8 @@ pub use attn_plan::{
     HeadError, HeadLayout, HeadRun, HeadSplitError, KvGroupError, Mask, MaskError, MaskKinds, Positions,
     RingLayout, Run, SeqSplitError, SequenceLayout, Sharding, Span, Split, portion,
 };
-pub use comm::{Communicator, ExchangePlan, Signature, ThreadComm, Traffic, Transfer, World};
+pub use comm::tcp::TcpComm;
+pub use comm::{Communicator, ExchangePlan, Place, Signature, ThreadComm, Traffic, Transfer, World};
 pub use device::{Arena, Cpu, Device, Scope};
 pub use error::{Error, Result};
 #[cfg(feature = "flash")]

@@ -86,6 +86,55 @@ pub trait Backend: Device {
     /// # Errors
     /// If the device reports one.
     unsafe fn duplicate(queue: &Self::Queue, from: NonNull<u8>, to: NonNull<u8>, bytes: usize) -> Result<()>;
+
+    /// A place in a queue, which can be set again and again.
+    type Mark: Send + Sync + 'static;
+
+    /// Another queue of the same device, in no order with this one.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    fn beside(queue: &Self::Queue) -> Result<Self::Queue>;
+
+    /// A mark for queues of this device, which counts as passed until it is set.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    fn mark(queue: &Self::Queue) -> Result<Self::Mark>;
+
+    /// Sets a mark at the place that the queue has reached.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn set(queue: &Self::Queue, mark: &Self::Mark) -> Result<()>;
+
+    /// Lets what is queued from now on wait until the place where the mark was set last has been passed.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn follow(queue: &Self::Queue, mark: &Self::Mark) -> Result<()>;
+
+    /// Whether a mark has been passed.
+    ///
+    /// # Errors
+    /// If the work before it failed.
+    fn is_past(mark: &Self::Mark) -> Result<bool>;
+
+    /// Whether the queue records a graph.
+    ///
+    /// # Errors
+    /// If the device reports one.
+    fn is_recording(queue: &Self::Queue) -> Result<bool>;
+
+    /// From now on every use of the queue is this error: what it would give is not what was asked for.
+    fn condemn(queue: &Self::Queue, error: &Error);
+
+    /// What moves memory between devices of this kind.
+    ///
+    /// # Errors
+    /// If it is not there.
+    #[cfg(any(feature = "nccl", feature = "sim"))]
+    fn nccl() -> Result<&'static super::nccl::Library>;
 }
 
 /// That tensors lie in memory of the queue's own device.
@@ -268,6 +317,39 @@ mod tests {
 
         unsafe fn duplicate((): &(), _: NonNull<u8>, _: NonNull<u8>, _: usize) -> Result<()> {
             Ok(())
+        }
+
+        type Mark = ();
+
+        fn beside((): &()) -> Result<()> {
+            Ok(())
+        }
+
+        fn mark((): &()) -> Result<()> {
+            Ok(())
+        }
+
+        fn set((): &(), (): &()) -> Result<()> {
+            Ok(())
+        }
+
+        fn follow((): &(), (): &()) -> Result<()> {
+            Ok(())
+        }
+
+        fn is_past((): &()) -> Result<bool> {
+            Ok(true)
+        }
+
+        fn is_recording((): &()) -> Result<bool> {
+            Ok(false)
+        }
+
+        fn condemn((): &(), _: &Error) {}
+
+        #[cfg(any(feature = "nccl", feature = "sim"))]
+        fn nccl() -> Result<&'static crate::cuda::nccl::Library> {
+            crate::cuda::nccl::library()
         }
 
         fn elsewhere((): &(), address: *const c_void) -> Option<String> {

@@ -16,10 +16,16 @@ mod device;
 pub mod direct;
 mod element;
 mod flash;
+#[cfg(any(feature = "nccl", feature = "sim"))]
+mod group;
+#[cfg(feature = "sim")]
+mod lane;
 mod launches;
 mod layout;
 mod lengths;
 mod loader;
+#[cfg(any(feature = "nccl", feature = "sim"))]
+pub mod nccl;
 #[doc(hidden)]
 pub mod probe;
 pub mod raw;
@@ -34,6 +40,10 @@ pub use device::{Cuda, CudaEvent, CudaGraph, CudaMemory, CudaQueue, DeviceInfo, 
 pub use direct::Direct;
 pub use element::Half;
 pub use flash::{FlashForm, FlashSm90};
+#[cfg(any(feature = "nccl", feature = "sim"))]
+pub use group::{Check, GpuComm, GpuOptions, GpuWorld, Transport};
+#[cfg(feature = "nccl")]
+pub use group::{WorldGpus, gpus};
 pub use launches::{GpuQueue, Launches};
 #[cfg(feature = "sim")]
 pub use sim::{SimQueue, Simulated};

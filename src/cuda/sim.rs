@@ -3,8 +3,8 @@
 use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr::NonNull;
 use std::ffi::OsString;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use attn_runtime::device::cpu::CpuMemory;
 use attn_runtime::device::{Device, StridedCopy};
@@ -13,13 +13,15 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use super::abi::{self, Launchers};
 use super::copy;
+use super::lane::{Lane, Mark};
 use super::launches::{Backend, GpuQueue};
 use super::loader::told;
 
 /// A simulated GPU of compute capability 9.0, for tests: it runs the kernels of `Cuda` thread by thread on
 /// the host, many thousand times slower, and reports races, deadlocks and reads of what was not yet written.
 ///
-/// Its memory is the host's. A queue runs at once.
+/// Its memory is the host's. A queue runs at once. (What a communicator of simulated GPUs sends and receives runs beside
+/// it, on a thread.)
 #[derive(Clone, Copy, Debug)]
 pub struct Simulated;
 
@@ -39,6 +41,9 @@ static SEED: AtomicU64 = AtomicU64::new(1);
 pub struct SimQueue {
     simulator: &'static Simulator,
     seed: u64,
+    /// Where work runs that other ranks take part in; what a communicator's own queue has.
+    lane: Option<Arc<Lane>>,
+    condemned: Arc<OnceLock<Error>>,
 }
 
 impl SimQueue {
@@ -57,7 +62,12 @@ impl SimQueue {
     pub fn seeded(seed: u64) -> Result<Self> {
         static SIMULATOR: OnceLock<Result<Simulator>> = OnceLock::new();
         let simulator = SIMULATOR.get_or_init(Simulator::load).as_ref().map_err(Clone::clone)?;
-        Ok(Self { simulator, seed })
+        Ok(Self { simulator, seed, lane: None, condemned: Arc::default() })
+    }
+
+    /// That the queue was not condemned.
+    fn sound(&self) -> Result<()> {
+        self.condemned.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 }
 
@@ -148,8 +158,13 @@ unsafe impl Device for Simulated {
         unsafe { copy::batch::<Self>(queue, copies) }
     }
 
-    fn synchronize(_: &SimQueue) -> Result<()> {
-        Ok(())
+    fn synchronize(queue: &SimQueue) -> Result<()> {
+        if let Some(lane) = &queue.lane {
+            let mark = Mark::default();
+            lane.run(mark.set());
+            mark.place()();
+        }
+        queue.sound()
     }
 }
 
@@ -157,9 +172,11 @@ impl Backend for Simulated {
     type Shared = CpuMemory;
 
     fn with_stream<R>(queue: &SimQueue, body: impl FnOnce(&Launchers, *mut c_void) -> R) -> Result<R> {
+        queue.sound()?;
         // SAFETY: `abi.h` gives the function any seed.
         unsafe { (queue.simulator.seed)(queue.seed) };
-        Ok(body(&queue.simulator.launchers, core::ptr::null_mut()))
+        let stream = queue.lane.as_ref().map_or(core::ptr::null_mut(), |lane| lane.stream());
+        Ok(body(&queue.simulator.launchers, stream))
     }
 
     fn label(_: &SimQueue) -> String {
@@ -184,13 +201,15 @@ impl Backend for Simulated {
         memory.base()
     }
 
-    unsafe fn upload(_: &SimQueue, from: &[u8], to: NonNull<u8>) -> Result<()> {
+    unsafe fn upload(queue: &SimQueue, from: &[u8], to: NonNull<u8>) -> Result<()> {
+        queue.sound()?;
         // SAFETY: the caller's contract; the slice is borrowed and so does not overlap.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) };
         Ok(())
     }
 
-    unsafe fn download(_: &SimQueue, from: NonNull<u8>, to: &mut [u8]) -> Result<()> {
+    unsafe fn download(queue: &SimQueue, from: NonNull<u8>, to: &mut [u8]) -> Result<()> {
+        queue.sound()?;
         // SAFETY: as above.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) };
         Ok(())
@@ -200,5 +219,48 @@ impl Backend for Simulated {
         // SAFETY: the caller's contract.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), bytes) };
         Ok(())
+    }
+
+    type Mark = Mark;
+
+    fn beside(queue: &SimQueue) -> Result<SimQueue> {
+        Ok(SimQueue { lane: Some(Lane::new()?), ..queue.clone() })
+    }
+
+    fn mark(_: &SimQueue) -> Result<Mark> {
+        Ok(Mark::default())
+    }
+
+    fn set(queue: &SimQueue, mark: &Mark) -> Result<()> {
+        match &queue.lane {
+            Some(lane) => lane.run(mark.set()),
+            None => mark.set()(),
+        }
+        Ok(())
+    }
+
+    fn follow(queue: &SimQueue, mark: &Mark) -> Result<()> {
+        match &queue.lane {
+            Some(lane) => lane.run(mark.place()),
+            None => mark.place()(),
+        }
+        Ok(())
+    }
+
+    fn is_past(mark: &Mark) -> Result<bool> {
+        Ok(mark.is_past())
+    }
+
+    fn is_recording(_: &SimQueue) -> Result<bool> {
+        Ok(false)
+    }
+
+    fn condemn(queue: &SimQueue, error: &Error) {
+        // The first one explains those that follow.
+        let _ = queue.condemned.set(error.clone());
+    }
+
+    fn nccl() -> Result<&'static crate::cuda::nccl::Library> {
+        crate::cuda::nccl::sim::library()
     }
 }

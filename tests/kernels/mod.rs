@@ -1,6 +1,6 @@
 //! What the GPU's kernels must do, wherever they run: `tests/sim.rs` runs it in the simulator, `tests/gpu.rs` on a GPU.
 
-#![allow(dead_code, unreachable_pub, reason = "one test program uses what another does not")]
+#![allow(dead_code, unreachable_pub, unused_macros, reason = "one test program uses what another does not")]
 
 pub mod allocation;
 pub mod case;

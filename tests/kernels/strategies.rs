@@ -20,47 +20,59 @@ where
     if queues.is_empty() {
         return None;
     }
+    let shards =
+        World::<Queues<DeviceOf<R>>>::on_queues(queues).run(|comm| part::<R, T, _>(comm, setup, inputs));
+    let shards = shards.unwrap_or_else(|error| panic!("{setup}, {:?}: {error}", inputs.problem));
+    Some(assemble(&inputs.problem, setup.sharding, &shards))
+}
+
+/// One rank's part: its share of the output, and of the LSE.
+pub fn part<R: Rig, T: Half, C>(
+    comm: C,
+    setup: Setup,
+    inputs: &Inputs<T>,
+) -> attn::Result<(Tensor<T>, Vec<f32>)>
+where
+    C: Communicator<Device = DeviceOf<R>>,
+    WithFlash: ParallelAttention<C, T>,
+{
     let Problem { batch, seq_q, seq_k, heads, head_dim, joint, order, mask, keys, .. } = inputs.problem;
     let sharding = setup.sharding;
-    let shards = World::<Queues<DeviceOf<R>>>::on_queues(queues).run(|comm| {
-        let (queue, rank) = (comm.queue()?, comm.rank());
-        let mut session = open::<WithFlash, _, T>(comm, setup)?;
-        let shard = |tensor: &Tensor<T>, keys: KeyPlacement| match keys {
-            KeyPlacement::Replicated => cuda::to_device(&queue, tensor),
-            KeyPlacement::Sharded => {
-                let positions = sharding.sequence(tensor.shape()[1]).unwrap().positions(rank);
-                cuda::to_device(&queue, &share(tensor, &positions, attn::TensorLayout::Bshd)?)
-            }
-        };
-        let query = shard(&inputs.query, KeyPlacement::Sharded)?;
-        let (key, value) = (shard(&inputs.key, keys)?, shard(&inputs.value, keys)?);
-        let joint_tensors = match &inputs.joint {
-            Some([q, k, v]) => {
-                Some([cuda::to_device(&queue, q)?, cuda::to_device(&queue, k)?, cuda::to_device(&queue, v)?])
-            }
-            None => None,
-        };
-        let mut metadata = match &joint_tensors {
-            Some([query, key, value]) => AttentionMetadata::joint(query, key, value, order),
-            None => AttentionMetadata::default(),
-        };
-        metadata.span = Some(mask.span);
-        metadata.key_lengths = inputs.key_lengths.as_deref();
-        metadata.keys = keys;
-        metadata = metadata.with_sequence(seq_q, seq_k);
-        let rows = joint + query.shape()[1];
-        let mut out = poisoned::<T, R>(&queue, [batch, rows, heads, head_dim])?;
-        let mut lse = poisoned::<f32, R>(&queue, [batch, heads, rows, 1])?;
-        // Twice, so that scratch memory is used again.
-        for _ in 0..2 {
-            let outputs = Outputs::new(&mut out).with_lse(LseMut::from_view(lse.view_mut())?);
-            session.attend_into(&query, &key, &value, &metadata, outputs)?;
+    let (queue, rank) = (comm.queue()?, comm.rank());
+    let mut session = open::<WithFlash, _, T>(comm, setup)?;
+    let shard = |tensor: &Tensor<T>, keys: KeyPlacement| match keys {
+        KeyPlacement::Replicated => cuda::to_device(&queue, tensor),
+        KeyPlacement::Sharded => {
+            let positions = sharding.sequence(tensor.shape()[1]).unwrap().positions(rank);
+            cuda::to_device(&queue, &share(tensor, &positions, attn::TensorLayout::Bshd)?)
         }
-        let (out, lse) = (cuda::to_host(&queue, &out)?, cuda::to_host(&queue, &lse)?);
-        Ok::<_, Error>((out, lse.as_slice().to_vec()))
-    });
-    let shards = shards.unwrap_or_else(|error| panic!("{setup}, {:?}: {error}", inputs.problem));
-    Some(assemble(&inputs.problem, sharding, &shards))
+    };
+    let query = shard(&inputs.query, KeyPlacement::Sharded)?;
+    let (key, value) = (shard(&inputs.key, keys)?, shard(&inputs.value, keys)?);
+    let joint_tensors = match &inputs.joint {
+        Some([q, k, v]) => {
+            Some([cuda::to_device(&queue, q)?, cuda::to_device(&queue, k)?, cuda::to_device(&queue, v)?])
+        }
+        None => None,
+    };
+    let mut metadata = match &joint_tensors {
+        Some([query, key, value]) => AttentionMetadata::joint(query, key, value, order),
+        None => AttentionMetadata::default(),
+    };
+    metadata.span = Some(mask.span);
+    metadata.key_lengths = inputs.key_lengths.as_deref();
+    metadata.keys = keys;
+    metadata = metadata.with_sequence(seq_q, seq_k);
+    let rows = joint + query.shape()[1];
+    let mut out = poisoned::<T, R>(&queue, [batch, rows, heads, head_dim])?;
+    let mut lse = poisoned::<f32, R>(&queue, [batch, heads, rows, 1])?;
+    // Twice, so that scratch memory is used again.
+    for _ in 0..2 {
+        let outputs = Outputs::new(&mut out).with_lse(LseMut::from_view(lse.view_mut())?);
+        session.attend_into(&query, &key, &value, &metadata, outputs)?;
+    }
+    let (out, lse) = (cuda::to_host(&queue, &out)?, cuda::to_host(&queue, &lse)?);
+    Ok((out, lse.as_slice().to_vec()))
 }
 
 fn poisoned<T: Element, R: Rig>(

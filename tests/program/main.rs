@@ -5,8 +5,12 @@ mod bench;
 mod dense;
 mod files;
 mod gpu;
+#[cfg(unix)]
+mod launch;
 mod other;
 mod problem;
+#[cfg(unix)]
+mod processes;
 mod report;
 mod sharing;
 mod sweep;

@@ -22,9 +22,7 @@ pub enum Call {
 impl Call {
     /// A number that differs, but for one case in 2^64, where calls do; the same in every process of one program.
     pub fn fingerprint(&self) -> u64 {
-        let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
-        self.hash(&mut hasher);
-        hasher.finish()
+        hash(self)
     }
 
     /// Compares the calls of a group's ranks, by rank, with this rank's own. `members` are the ranks' numbers in the
@@ -66,6 +64,13 @@ impl fmt::Display for Call {
             Self::Gather(what) => write!(f, "gather ({what})"),
         }
     }
+}
+
+/// A number that is the same in every process of one program.
+pub(super) fn hash(value: &impl Hash) -> u64 {
+    let mut hasher = Fnv(0xcbf2_9ce4_8422_2325);
+    value.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// FNV-1a, 64 bits: G. Fowler, L. C. Noll, K.-P. Vo, D. Eastlake, "The FNV Non-Cryptographic Hash Algorithm". The standard

@@ -3,16 +3,27 @@
 
 mod call;
 pub mod message;
+#[cfg(feature = "mpi")]
+pub mod mpi;
+mod panic;
+mod place;
 mod plan;
+mod processes;
 mod rendezvous;
 mod signature;
+mod split;
+pub mod tcp;
 pub mod threads;
+mod world;
 
 pub use call::Call;
+pub use place::{Place, Token};
 pub use plan::{ExchangePlan, Region, Section, StridedBox, Transfer};
-pub use rendezvous::Rendezvous;
+pub use processes::Processes;
+pub use rendezvous::{Rendezvous, Whereabouts};
 pub use signature::Signature;
-pub use threads::{ThreadComm, World};
+pub use threads::ThreadComm;
+pub use world::World;
 
 use crate::device::{Device, Scope};
 use crate::error::Result;

@@ -2,9 +2,10 @@
 
 use core::marker::PhantomData;
 
+use crate::comm::Signature;
 use crate::device::{Device, StridedCopy};
 use crate::error::{Error, Result};
-use crate::tensor::{Element, View, ViewMut};
+use crate::tensor::{Element, Scalar, View, ViewMut};
 
 /// A box inside a 4-D tensor, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -91,7 +92,7 @@ impl<'a, D: Device> Transfer<'a, D> {
     ///
     /// # Errors
     /// If a box of the plan lies outside its tensor.
-    pub fn new<T: Element>(
+    pub fn new<T: Scalar>(
         plan: &'a ExchangePlan,
         source: View<'a, T, D>,
         destination: ViewMut<'a, T, D>,
@@ -184,15 +185,52 @@ impl<'a, D: Device> Transfer<'a, D> {
                 }
                 (from, to) => {
                     let extent = |part: Option<StridedBox>| part.map(|part| part.extent);
-                    return Err(Error::Plan(format!(
-                        "rank {peer} sends {:?} to rank {me}, which expects {:?}",
-                        extent(from),
-                        extent(to)
-                    )));
+                    return Err(unpaired(peer, me, extent(from), extent(to)));
                 }
             }
         }
     }
+}
+
+/// The error for a box that rank `from` sends to rank `to` and one that `to` expects, of which the extents differ or one is
+/// missing.
+pub(super) fn unpaired(
+    from: usize,
+    to: usize,
+    sent: Option<[usize; 4]>,
+    expected: Option<[usize; 4]>,
+) -> Error {
+    Error::Plan(format!("rank {from} sends {sent:?} to rank {to}, which expects {expected:?}"))
+}
+
+/// That a rotation's signature and lengths fit its block and group.
+///
+/// # Errors
+/// If one does not.
+pub(super) fn check_rotation<T: Element>(
+    signature: &Signature,
+    lengths: &[usize],
+    size: usize,
+) -> Result<()> {
+    if signature.dtype != T::DTYPE {
+        return Err(Error::Plan(format!("a signature of {} for a block of {}", signature.dtype, T::DTYPE)));
+    }
+    if lengths.len() != size {
+        return Err(Error::Plan(format!("{} lengths of blocks for {size} ranks", lengths.len())));
+    }
+    Ok(())
+}
+
+/// That a rank's block is as long as the call says.
+///
+/// # Errors
+/// If it is not.
+pub(super) fn check_length(owner: usize, length: usize, lengths: &[usize]) -> Result<()> {
+    let said = lengths[owner];
+    if length == said {
+        return Ok(());
+    }
+    Err(Error::Plan(format!("rank {owner}'s block is {length} long, where the call says {said}")))
 }
 
 /// A box of a tensor in memory. The address is good while the transfer that gave it is borrowed: for reading if the box

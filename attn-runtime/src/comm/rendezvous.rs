@@ -3,6 +3,15 @@
 use crate::comm::Call;
 use crate::error::{Error, Result};
 
+/// What is known of a rank, without asking it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// What it gave to [`Rendezvous::arrive`] last, if that can be told.
+    pub arrived: Option<u64>,
+    /// Whether it makes no further call.
+    pub ended: bool,
+}
+
 /// A group of ranks that can talk on the host: threads, sockets, MPI. A communicator for GPUs is opened on one: it hands
 /// round identifiers and addresses, compares calls, and learns whether a rank has failed.
 pub trait Rendezvous: Send {
@@ -35,4 +44,13 @@ pub trait Rendezvous: Send {
 
     /// The first failure that a rank of the world has told, without waiting.
     fn failure(&self) -> Option<Error>;
+
+    /// Leaves word of how far this rank has come, in numbers that only grow and that the communicator which was opened on
+    /// this group gives a meaning: what [`whereabouts`](Self::whereabouts) tells the others. Does not wait.
+    fn arrive(&self, _place: u64) {}
+
+    /// What is known of the ranks, by rank, without waiting. Unless a group knows better, nothing.
+    fn whereabouts(&self) -> Vec<Whereabouts> {
+        vec![Whereabouts::default(); self.members().len()]
+    }
 }

@@ -20,6 +20,10 @@ pub(crate) enum Failure {
     System(String),
     /// A mistake in this program.
     Internal(String),
+    /// A launched program ended with a code of its own.
+    Rank { message: String, code: u8 },
+    /// Another rank of this world has failed by itself, and says so itself.
+    Told { code: u8 },
 }
 
 impl Failure {
@@ -30,18 +34,24 @@ impl Failure {
 
     /// Says on stderr why, and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
-        if !matches!(self, Self::Answered) {
+        if !matches!(self, Self::Answered | Self::Told { .. }) {
             // When stderr is closed too, the exit code is all that can be said.
             let _ = writeln!(io::stderr(), "attn: {self}");
         }
-        ExitCode::from(match self {
+        ExitCode::from(self.code())
+    }
+
+    /// The exit code.
+    pub(crate) const fn code(&self) -> u8 {
+        match self {
             Self::Answered => 0,
             Self::Tolerance(_) => 1,
             Self::Usage(_) => 2,
             Self::Input(_) => 3,
             Self::System(_) => 4,
             Self::Internal(_) => 5,
-        })
+            Self::Rank { code, .. } | Self::Told { code } => *code,
+        }
     }
 }
 
@@ -49,11 +59,13 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Answered => Ok(()),
+            Self::Told { code } => write!(f, "another rank failed, with exit code {code}"),
             Self::Tolerance(message)
             | Self::Usage(message)
             | Self::Input(message)
             | Self::System(message)
-            | Self::Internal(message) => f.write_str(message),
+            | Self::Internal(message)
+            | Self::Rank { message, .. } => f.write_str(message),
         }
     }
 }
@@ -66,11 +78,15 @@ impl From<attn::Error> for Failure {
             Error::OutOfMemory { .. }
             | Error::Thread(_)
             | Error::Device { .. }
+            | Error::Library { .. }
+            | Error::RankFailed { .. }
+            | Error::RankLost { .. }
+            | Error::Deadline { .. }
             | Error::Unavailable { .. } => Self::System(message),
+            Error::Environment(_) => Self::Usage(message),
             Error::RankPanicked { .. }
             | Error::RankLeft { .. }
             | Error::RanksDisagree { .. }
-            | Error::Deadline { .. }
             | Error::Reentrant
             | Error::Capturing { .. }
             | Error::Plan(_) => Self::Internal(message),

@@ -6,11 +6,17 @@ mod digits;
 mod doctor;
 mod failure;
 mod files;
+#[cfg(unix)]
+mod launch;
+#[cfg(not(unix))]
+#[path = "launch/elsewhere.rs"]
+mod launch;
 mod machine;
 mod output;
 mod pipelines;
 mod plan;
 mod random;
+mod ranks;
 mod report;
 
 use std::process::ExitCode;
@@ -29,9 +35,15 @@ fn execute(command: Command) -> Result<(), Failure> {
     match command {
         Command::Bench(args) => bench::run(&args),
         Command::Doctor(args) => doctor::run(args),
-        Command::Run(args) => match (&args.input, args.device) {
-            (None, DeviceName::Cpu) => digits::run(&args),
-            _ => files::run(&args),
-        },
+        Command::Launch(args) => launch::run(&args),
+        Command::LaunchKeeper => launch::keep(),
+        Command::LaunchRank(args) => launch::become_rank(&args),
+        Command::Run(args) => {
+            ranks::check(&args)?;
+            match (&args.input, args.device) {
+                (None, DeviceName::Cpu) => digits::run(&args),
+                _ => files::run(&args),
+            }
+        }
     }
 }

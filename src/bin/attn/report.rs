@@ -9,12 +9,12 @@ use attn::{DType, KeyPlacement, Mask, Phases, RingLayout, Traffic, Work};
 use comfy_table::{CellAlignment, Table};
 use serde_json::{Map, Value, json};
 
-use crate::cli::{Backend, Degree, DeviceName};
+use crate::cli::{Backend, CommName, Degree, DeviceName};
 use crate::failure::Failure;
 use crate::plan::Run;
 
 /// What one rank measured.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Measured {
     phases: Phases,
     traffic: Traffic,
@@ -27,6 +27,28 @@ impl Measured {
         session: &Session<A, C, T>,
     ) -> Self {
         Self { phases: session.phases(), traffic: session.traffic(), work: session.work() }
+    }
+
+    /// The same, but for what its group had moved before.
+    pub(crate) fn since(self, before: Traffic) -> Self {
+        Self { traffic: self.traffic - before, ..self }
+    }
+
+    /// As another process can read it.
+    pub(crate) fn to_words(self) -> [u64; 6] {
+        let Self { phases, traffic, work } = self;
+        let nanoseconds = |phase: Duration| u64::try_from(phase.as_nanos()).unwrap_or(u64::MAX);
+        let [pre, kernel, post] = [phases.pre, phases.kernel, phases.post].map(nanoseconds);
+        [pre, kernel, post, traffic.sent, work.computed, work.skipped]
+    }
+
+    /// What [`to_words`](Self::to_words) made; none if it is something else.
+    pub(crate) fn from_words(words: &[u64]) -> Option<Self> {
+        let [pre, kernel, post, sent, computed, skipped] = *words else { return None };
+        let (mut phases, mut traffic) = (Phases::default(), Traffic::default());
+        [phases.pre, phases.kernel, phases.post] = [pre, kernel, post].map(Duration::from_nanos);
+        traffic.sent = sent;
+        Some(Self { phases, traffic, work: Work { computed, skipped } })
     }
 }
 
@@ -109,6 +131,7 @@ pub(crate) struct Row {
 #[derive(Debug)]
 pub(crate) struct Report<'a> {
     pub(crate) device: DeviceName,
+    pub(crate) comm: CommName,
     pub(crate) backend: Backend,
     pub(crate) dtype: DType,
     pub(crate) mask: Mask,
@@ -160,12 +183,13 @@ impl Report<'_> {
 
     /// What is the same for all runs; layout, split and placement of keys only where they are not what they mostly are.
     fn settings(&self) -> String {
-        let Self { device, backend, dtype, mask, keys, rows, .. } = self;
+        let Self { device, comm, backend, dtype, mask, keys, rows, .. } = self;
         let layouts = rows.iter().filter_map(|row| row.run.layout());
         let splits = rows.iter().map(|row| row.run.sharding.split);
         let mut text =
             format!("device {}, kernel {}, elements {dtype}, mask {mask}", device.name(), backend.name());
         let unusual = [
+            ("ranks over", Some(comm.name()).filter(|_| *comm != CommName::default())),
             ("layout", layouts.map(RingLayout::name).find(|name| *name != RingLayout::default().name())),
             ("split", splits.map(Split::name).find(|name| *name != Split::default().name())),
             ("keys", Some(keys.name()).filter(|name| *name != KeyPlacement::default().name())),
@@ -201,6 +225,7 @@ impl Report<'_> {
             "mask": self.mask.to_string(),
             "keys": self.keys.name(),
             "device": self.device.name(),
+            "comm": self.comm.name(),
             "backend": self.backend.name(),
             "dtype": self.dtype.to_string(),
             "seconds": timing.wall.as_secs_f64(),

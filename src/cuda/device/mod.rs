@@ -23,6 +23,7 @@ use cudarc::driver::{DriverError, result, sys};
 use super::abi::Launchers;
 use super::launches::{Backend, GpuQueue};
 use super::{copy, layout};
+use queue::CudaMark;
 
 /// What the kernels are compiled for. Their code runs on no other compute capability, newer ones included.
 const CAPABILITY: (u32, u32) = (9, 0);
@@ -82,7 +83,9 @@ unsafe impl Device for Cuda {
         )?;
         // SAFETY: the stream lives as long as the queue.
         unsafe { result::stream::synchronize(queue.stream().cu_stream()) }
-            .map_err(|error| queue.failed("cuStreamSynchronize", error))
+            .map_err(|error| queue.failed("cuStreamSynchronize", error))?;
+        // Work that was cut off is over too.
+        queue.sound()
     }
 
     fn connect(queues: &[CudaQueue]) -> Result<()> {
@@ -198,5 +201,40 @@ impl Backend for Cuda {
         // SAFETY: the caller's contract; the stream lives as long as the queue, in the context made current above.
         unsafe { result::memcpy_dtod_async(to, from, bytes, stream) }
             .map_err(|error| queue.failed("cuMemcpyDtoDAsync", error))
+    }
+
+    type Mark = CudaMark;
+
+    fn beside(queue: &CudaQueue) -> Result<CudaQueue> {
+        queue.beside()
+    }
+
+    fn mark(queue: &CudaQueue) -> Result<CudaMark> {
+        queue.mark()
+    }
+
+    fn set(queue: &CudaQueue, mark: &CudaMark) -> Result<()> {
+        queue.set(mark)
+    }
+
+    fn follow(queue: &CudaQueue, mark: &CudaMark) -> Result<()> {
+        queue.follow(mark)
+    }
+
+    fn is_past(mark: &CudaMark) -> Result<bool> {
+        mark.is_past()
+    }
+
+    fn is_recording(queue: &CudaQueue) -> Result<bool> {
+        queue.is_capturing()
+    }
+
+    fn condemn(queue: &CudaQueue, error: &Error) {
+        queue.condemn(error);
+    }
+
+    #[cfg(any(feature = "nccl", feature = "sim"))]
+    fn nccl() -> Result<&'static crate::cuda::nccl::Library> {
+        crate::cuda::nccl::library()
     }
 }

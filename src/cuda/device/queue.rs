@@ -1,7 +1,7 @@
 //! A queue: a stream of a GPU.
 
 use core::ffi::c_void;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use attn_runtime::{Error, Result};
@@ -30,6 +30,8 @@ struct Inner {
     capability: (u32, u32),
     name: String,
     launchers: &'static Launchers,
+    /// Why nothing that it gives may be taken for a result any more.
+    condemned: OnceLock<Error>,
 }
 
 impl CudaQueue {
@@ -62,7 +64,8 @@ impl CudaQueue {
         let capability = capability(device, &label)?;
         let name =
             result::device::get_name(device).map_err(|error| failed(&label, "cuDeviceGetName", error))?;
-        Ok(Self { inner: Arc::new(Inner { stream, capability, name, launchers }) })
+        let condemned = OnceLock::new();
+        Ok(Self { inner: Arc::new(Inner { stream, capability, name, launchers, condemned }) })
     }
 
     /// A stream that another library made: a `CUstream` or a `cudaStream_t`, null for the default one.
@@ -121,6 +124,43 @@ impl CudaQueue {
         self.stream().wait(&event.event).map_err(|error| self.failed("cuStreamWaitEvent", error))
     }
 
+    /// Another stream of the same context.
+    pub(super) fn beside(&self) -> Result<Self> {
+        let _current = self.enter()?;
+        let stream = self.context().new_stream().map_err(|error| self.failed("cuStreamCreate", error))?;
+        Self::from_stream(stream)
+    }
+
+    /// An event without a clock, for [`set`](Self::set) and [`follow`](Self::follow).
+    pub(super) fn mark(&self) -> Result<CudaMark> {
+        let _current = self.enter()?;
+        let untimed = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING;
+        let event = self.context().new_event(Some(untimed));
+        let event = event.map_err(|error| self.failed("cuEventCreate", error))?;
+        Ok(CudaMark { event: Guarded::new(event), label: self.label() })
+    }
+
+    pub(super) fn set(&self, mark: &CudaMark) -> Result<()> {
+        let _current = self.enter()?;
+        mark.event.record(self.stream()).map_err(|error| self.failed("cuEventRecord", error))
+    }
+
+    pub(super) fn follow(&self, mark: &CudaMark) -> Result<()> {
+        let _current = self.enter()?;
+        self.stream().wait(&mark.event).map_err(|error| self.failed("cuStreamWaitEvent", error))
+    }
+
+    /// From now on every use is this error, and memory allocated on the queue is not freed: peers may still write there.
+    pub(super) fn condemn(&self, error: &Error) {
+        // The first one explains those that follow.
+        let _ = self.inner.condemned.set(error.clone());
+    }
+
+    /// That the queue was not condemned.
+    pub(super) fn sound(&self) -> Result<()> {
+        self.inner.condemned.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
     /// Whether the stream records a graph.
     pub(super) fn is_capturing(&self) -> Result<bool> {
         // SAFETY: the stream lives as long as the queue.
@@ -162,6 +202,7 @@ impl CudaQueue {
     /// Makes the stream's context the thread's current one, until what is returned is dropped: the CUDA runtime,
     /// which the launchers call, works in that.
     pub(super) fn enter(&self) -> Result<Kept> {
+        self.sound()?;
         let kept = Kept::here()?;
         let wanted = self.context().cu_ctx();
         if kept.context() != wanted {
@@ -170,6 +211,19 @@ impl CudaQueue {
                 .map_err(|error| self.failed("cuCtxSetCurrent", error))?;
         }
         Ok(kept)
+    }
+}
+
+/// A place in a queue that is set again and again.
+#[derive(Debug)]
+pub struct CudaMark {
+    event: Guarded<Event>,
+    label: String,
+}
+
+impl CudaMark {
+    pub(super) fn is_past(&self) -> Result<bool> {
+        self.event.try_is_complete().map_err(|error| failed(&self.label, "cuEventQuery", error))
     }
 }
 

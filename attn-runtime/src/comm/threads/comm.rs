@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::group::{Group, Lent, Publication};
 use super::health::Health;
-use crate::comm::{Call, Communicator, Rendezvous, Signature, Traffic, Transfer};
+use crate::comm::plan::{check_length, check_rotation};
+use crate::comm::{Call, Communicator, Rendezvous, Signature, Traffic, Transfer, Whereabouts, split};
 use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
 use crate::tensor::{Element, KeyValue};
@@ -101,7 +102,13 @@ impl<D: Device> ThreadComm<D> {
     fn fail(&self, error: &Error) {
         let rank = self.end.life.rank;
         let (rank, shown) = match error {
-            Error::RanksDisagree { rank, .. } => (*rank, error.clone()),
+            // These name ranks of the world already.
+            Error::RanksDisagree { rank, .. }
+            | Error::RankPanicked { rank, .. }
+            | Error::RankFailed { rank, .. }
+            | Error::RankLeft { rank, .. }
+            | Error::RankLost { rank, .. } => (*rank, error.clone()),
+            Error::Deadline { missing, .. } => (missing.first().copied().unwrap_or(rank), error.clone()),
             own => (rank, Error::RankFailed { rank, message: own.to_string() }),
         };
         self.end.life.health.fail(rank, shown);
@@ -155,9 +162,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
         let (rank, group) = (self.end.rank, &self.end.group);
         let (rank, child) = self.collective(Call::Split, Lent::Split { color, key }, |publication| {
             let numbers = publication.split_numbers()?;
-            let mut members: Vec<usize> =
-                (0..numbers.len()).filter(|&member| numbers[member].0 == color).collect();
-            members.sort_by_key(|&member| (numbers[member].1, member));
+            let members = split::members(&numbers, color);
             let place = members.iter().position(|&member| member == rank).unwrap_or_default();
             let child =
                 publication.child(color, || members.iter().map(|&member| group.members[member]).collect());
@@ -225,18 +230,8 @@ impl<D: Device> Communicator for ThreadComm<D> {
         mut visit: impl FnMut(usize, KeyValue<'_, T, D>) -> Result<()>,
     ) -> Result<()> {
         let _inside = self.enter()?;
-        if signature.dtype != T::DTYPE {
-            let error =
-                Error::Plan(format!("a signature of {} for a block of {}", signature.dtype, T::DTYPE));
-            self.fail(&error);
-            return Err(error);
-        }
         let (me, size) = (self.rank(), self.size());
-        if lengths.len() != size {
-            let error = Error::Plan(format!("{} lengths of blocks for {size} ranks", lengths.len()));
-            self.fail(&error);
-            return Err(error);
-        }
+        check_rotation::<T>(signature, lengths, size).inspect_err(|error| self.fail(error))?;
         if size == 1 {
             self.end.collectives.fetch_add(1, Ordering::Relaxed);
             return visit(0, block);
@@ -251,12 +246,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
                 // checked above), so the address is that of a `KeyValue` of this type, which stays while `reading`
                 // lives. The copy made here keeps the tensors' addresses only; `visit` cannot keep it.
                 let theirs = unsafe { *reading.address(owner)?.cast::<KeyValue<'_, T, D>>() };
-                if theirs.key.shape()[1] != lengths[owner] {
-                    let (length, said) = (theirs.key.shape()[1], lengths[owner]);
-                    return Err(Error::Plan(format!(
-                        "rank {owner}'s block is {length} long, where the call says {said}"
-                    )));
-                }
+                check_length(owner, theirs.key.shape()[1], lengths)?;
                 if hop + 1 < size {
                     // To the next rank, who has it next.
                     let elements =
@@ -316,6 +306,20 @@ impl<D: Device> Rendezvous for ThreadComm<D> {
 
     fn failure(&self) -> Option<Error> {
         self.end.life.health.failure().map(|failure| failure.error.clone())
+    }
+
+    fn arrive(&self, place: u64) {
+        self.end.group.arrivals[self.end.rank].store(place, Ordering::Release);
+    }
+
+    fn whereabouts(&self) -> Vec<Whereabouts> {
+        let Group { members, arrivals, health, .. } = &*self.end.group;
+        // In this order: a rank that has ended arrives nowhere afterwards.
+        let of = |(member, arrived): (&usize, &AtomicU64)| {
+            let ended = health.has_ended(*member);
+            Whereabouts { arrived: Some(arrived.load(Ordering::Acquire)), ended }
+        };
+        members.iter().zip(arrivals).map(of).collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The meeting place of a group's ranks.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ pub(super) struct Group {
     pub(super) members: Vec<usize>,
     pub(super) deadline: Duration,
     pub(super) health: Arc<Health>,
+    /// How far each rank says that it has come.
+    pub(super) arrivals: Vec<AtomicU64>,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -58,9 +61,16 @@ impl Wake for Group {
 impl Group {
     pub(super) fn new(members: Vec<usize>, deadline: Duration, health: Arc<Health>) -> Arc<Self> {
         let slots = vec![Slot::default(); members.len()];
+        let arrivals = members.iter().map(|_| AtomicU64::new(0)).collect();
         let state = State { slots, meetings: 0, arrived: 0, children: Vec::new() };
-        let group =
-            Arc::new(Self { members, deadline, health, state: Mutex::new(state), changed: Condvar::new() });
+        let group = Arc::new(Self {
+            members,
+            deadline,
+            health,
+            arrivals,
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+        });
         let watched: Weak<Self> = Arc::downgrade(&group);
         group.health.watch(watched);
         group

@@ -14,4 +14,4 @@ mod health;
 mod world;
 
 pub use comm::ThreadComm;
-pub use world::{QueueSource, Queues, Threads, World};
+pub use world::{QueueSource, Queues, Threads};

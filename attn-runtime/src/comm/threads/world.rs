@@ -1,39 +1,21 @@
-//! Starting ranks.
+//! Starting ranks that are threads.
 
-use std::any::Any;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, available_parallelism, scope};
-use std::time::Duration;
 
 use super::comm::ThreadComm;
 use super::group::Group;
 use super::health::Health;
+use crate::comm::panic::text;
+use crate::comm::world::{DEADLINE, World};
 use crate::device::Device;
 use crate::device::cpu::{Cpu, CpuQueue};
 use crate::error::{Error, Result};
 
-/// How long a collective waits for the last rank, unless said otherwise.
-const DEADLINE: Duration = Duration::from_secs(300);
-
 /// More ranks than this are a mistake: each is a thread.
 const MAX_RANKS: usize = 4096;
-
-/// A world of ranks that are threads of this process.
-///
-/// ```
-/// use attn_runtime::{Communicator, Error, World};
-///
-/// let ranks = World::threads(4).run(|comm| Ok::<_, Error>(comm.rank()))?;
-/// assert_eq!(ranks, [0, 1, 2, 3]);
-/// # Ok::<(), Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct World<Q = Threads> {
-    queues: Q,
-    deadline: Duration,
-}
 
 /// Ranks on the host processor, each with a team of threads for its kernels.
 #[derive(Clone, Debug)]
@@ -92,13 +74,13 @@ impl World<Threads> {
     /// `ranks` ranks on the host processor. Each may use its share of the cores: the number of cores divided by the
     /// number of ranks, at least one.
     pub const fn threads(ranks: usize) -> Self {
-        Self { queues: Threads { ranks, threads_per_rank: None }, deadline: DEADLINE }
+        Self { ranks: Threads { ranks, threads_per_rank: None }, deadline: DEADLINE }
     }
 
     /// Sets how many threads each rank may use for its kernels.
     #[must_use]
     pub const fn threads_per_rank(mut self, threads: usize) -> Self {
-        self.queues.threads_per_rank = Some(threads);
+        self.ranks.threads_per_rank = Some(threads);
         self
     }
 }
@@ -106,27 +88,18 @@ impl World<Threads> {
 impl<D: Device> World<Queues<D>> {
     /// One rank for each queue.
     pub const fn on_queues(queues: Vec<D::Queue>) -> Self {
-        Self { queues: Queues(queues), deadline: DEADLINE }
+        Self { ranks: Queues(queues), deadline: DEADLINE }
     }
 }
 
 impl<Q: QueueSource> World<Q> {
-    /// Sets how long a collective waits for the last rank (five minutes, unless set). When it has passed, every rank
-    /// that waits gets [`Error::Deadline`]; a rank at work in its kernel gets the failure at its next block or call, and
-    /// those whose tensors it reads return when it has let go of them.
-    #[must_use]
-    pub const fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
-        self
-    }
-
     /// The ranks' communicators, for a program that starts its threads itself. A rank counts as ended when its
     /// communicator, its clones and those split from it are dropped.
     ///
     /// # Errors
     /// If there are no ranks, a queue cannot be made, or the queues' devices cannot read each other's memory.
     pub fn communicators(self) -> Result<Vec<ThreadComm<Q::Device>>> {
-        let queues = self.queues.queues()?;
+        let queues = self.ranks.queues()?;
         if queues.is_empty() {
             return Err(Error::ZeroSize { what: "the number of ranks" });
         }
@@ -225,11 +198,4 @@ fn live<D: Device, R, E: From<Error> + Display>(
     health.end(rank);
     drop(presence);
     outcome
-}
-
-/// A panic's message.
-fn text(panic: &(dyn Any + Send)) -> String {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("no message").to_owned()
 }

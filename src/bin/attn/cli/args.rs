@@ -1,14 +1,16 @@
 //! What each command takes.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use attn::{Mask, RingLayout, Split};
 use clap::Args;
 
 use super::names::{
-    Backend, Degree, DeviceName, Form, LayoutName, Placement, Side, SplitName, Strategy, TypeName,
+    Backend, CommName, Degree, DeviceName, Form, LayoutName, Placement, Side, SplitName, Strategy, TypeName,
 };
-use super::values::{at_most_1024, mask, positive, rate, runs, scale, shape, warmup};
+use super::values::{at_most_1024, deadline, mask, positive, rate, runs, scale, seconds, shape, warmup};
 
 /// Over the options that the bundled model does not take, and made-up tensors do.
 const WITH_TENSORS: &str = "With --input, or --device cuda";
@@ -72,7 +74,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) strategy: Vec<Strategy>,
     /// Numbers of ranks to run them on, one or several [default: what the degrees make; else 1 with --input, and 2,4 or
-    /// 4 without].
+    /// 4 without; with --comm other than threads as many as there are].
     #[arg(long, value_name = "N", value_delimiter = ',', value_parser = at_most_1024)]
     pub(crate) ranks: Vec<usize>,
     #[command(flatten)]
@@ -83,7 +85,14 @@ pub(crate) struct RunArgs {
     /// Where to compute.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: DeviceName,
-    /// Threads for each rank's kernel [default: the cores, divided by the ranks].
+    /// Who carries the ranks: threads of this process, or processes, of which this is one.
+    #[arg(long, value_name = "NAME", default_value = "threads")]
+    pub(crate) comm: CommName,
+    /// How long a rank waits for the others in one exchange [default: an hour; with --comm other than threads
+    /// ATTN_DEADLINE, or else five minutes].
+    #[arg(long, value_name = "SECONDS", value_parser = deadline)]
+    pub(crate) deadline: Option<Duration>,
+    /// Threads for each rank's kernel [default: the cores, divided by the ranks of the machine].
     #[arg(long, value_name = "N", value_parser = at_most_1024)]
     pub(crate) threads: Option<usize>,
     /// Prints one JSON object instead of a table.
@@ -186,4 +195,54 @@ pub(crate) struct DoctorArgs {
     /// Prints one JSON object instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// Arguments of `attn launch`.
+#[derive(Args, Debug)]
+pub(crate) struct LaunchArgs {
+    /// How many ranks to start [default: as many as --hosts has places].
+    #[arg(short = 'n', long, value_name = "N", value_parser = at_most_1024)]
+    pub(crate) ranks: Option<usize>,
+    /// Hosts to start them on, in this order, each with its number of places [default: this machine, with any number].
+    ///
+    /// `localhost` is this machine; others are reached by ssh without a password, and have `attn`, the program and the
+    /// present folder where they are here. Variables that begin with ATTN_ and NCCL_ go with the ranks.
+    #[arg(long, value_name = "HOST[:PLACES],..")]
+    pub(crate) hosts: Option<String>,
+    /// Where the ranks meet: a name or address of rank 0's host [default: 127.0.0.1, with --hosts the first one's name].
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) master_addr: Option<String>,
+    /// The port at which they meet [default: one that is free there].
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) master_port: Option<u16>,
+    /// A variable for the ranks; without a value, with the one that it has here. Once for each.
+    #[arg(long, value_name = "NAME[=VALUE]")]
+    pub(crate) env: Vec<OsString>,
+    /// The command that reaches another host, its words separated by spaces [default: ATTN_RSH, or else ssh -o
+    /// BatchMode=yes].
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) rsh: Option<String>,
+    /// Where this program is on other hosts [default: where it is here].
+    #[arg(long, value_name = "PATH")]
+    pub(crate) attn: Option<PathBuf>,
+    /// How long the others may go on after a rank has failed.
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = seconds)]
+    pub(crate) grace: Duration,
+    /// Prints what ranks print without their numbers before it.
+    #[arg(long)]
+    pub(crate) no_prefix: bool,
+    /// The program, and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Arguments of `attn launch-rank`.
+#[derive(Args, Debug)]
+pub(crate) struct RankArgs {
+    /// The process whose end is this one's too.
+    #[arg(long)]
+    pub(crate) keeper: u32,
+    /// The program, and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }

@@ -195,6 +195,31 @@ impl From<Side> for JointStrategy {
     }
 }
 
+/// Who carries the ranks, by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CommName {
+    /// Threads of this process.
+    #[default]
+    Threads,
+    /// Processes that talk over TCP.
+    Tcp,
+    /// Processes that talk over MPI.
+    Mpi,
+    /// Processes that have a GPU each, over NCCL.
+    Nccl,
+}
+
+impl CommName {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Threads => "threads",
+            Self::Tcp => "tcp",
+            Self::Mpi => "mpi",
+            Self::Nccl => "nccl",
+        }
+    }
+}
+
 /// A device by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DeviceName {

@@ -1,5 +1,7 @@
 //! Numbers and masks of the command line, checked.
 
+use std::time::Duration;
+
 use attn::{Mask, Span};
 
 use crate::failure::Failure;
@@ -53,6 +55,22 @@ pub(super) fn rate(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
         _ => Err(String::from("expected a finite number above 0")),
+    }
+}
+
+/// A time, of a day at most.
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=86400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(String::from("expected seconds, from 0 to 86400")),
+    }
+}
+
+/// A time to wait, of a day at most.
+pub(super) fn deadline(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86400.0 => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(String::from("expected seconds, above 0 and at most 86400")),
     }
 }
 

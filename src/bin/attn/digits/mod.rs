@@ -60,6 +60,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let worst = rows.iter().flat_map(|row| &row.errors).flatten().copied().fold(0.0, f64::max);
     Report {
         device: DeviceName::Cpu,
+        comm: args.comm,
         backend: args.backend,
         dtype: DType::F32,
         mask: Mask::NONE,
@@ -198,7 +199,7 @@ where
     }
     let samples = runs.iter().map(|run| {
         bar.set_message(run.to_string());
-        sample(&model, *run, args.threads, task, || bar.inc(1))
+        sample(&model, *run, args.threads, args.deadline, task, || bar.inc(1))
     });
     let samples = samples.collect();
     bar.finish_and_clear();
@@ -210,13 +211,14 @@ fn sample<K: Default>(
     model: &Dit<K>,
     run: Run,
     threads: Option<usize>,
+    deadline: Option<Duration>,
     task: &Task,
     on_step: impl Fn() + Sync,
 ) -> Result<(Vec<f32>, Timing), Failure>
 where
     JointAttention<K>: ParallelAttention<ThreadComm<Cpu>, f32>,
 {
-    let mut world = World::threads(run.ranks()).deadline(DEADLINE);
+    let mut world = World::threads(run.ranks()).deadline(deadline.unwrap_or(DEADLINE));
     if let Some(threads) = threads {
         world = world.threads_per_rank(threads);
     }

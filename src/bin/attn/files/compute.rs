@@ -3,14 +3,15 @@
 use std::time::Instant;
 
 use attn::prelude::*;
-use attn::{Communicator, KeyPlacement, Mask, Positions, Run as Stretch, TensorLayout, ThreadComm};
+use attn::{KeyPlacement, Mask, Positions, Run as Stretch, SequenceLayout, TensorLayout};
 
 use super::input::{Inputs, Loaded};
 use super::masks::Masks;
 use super::positions::PositionAxis;
 use crate::failure::Failure;
-use crate::machine::{Machine, world};
+use crate::machine::Machine;
 use crate::plan::Run;
+use crate::ranks::{Ranks, Shard};
 use crate::report::{Measured, Timing};
 
 /// What is the same for all runs.
@@ -42,74 +43,46 @@ pub(super) struct Results<T> {
 
 /// Everything that ranks compute on, and how.
 struct Call<'a, T, D: Machine> {
-    /// Each rank's queries, keys and values, stored in the layout asked for.
-    shards: Vec<[Tensor<T, D>; 3]>,
-    /// What all ranks have: queries, keys and values of the joint tokens.
-    joint: Option<[Tensor<T, D>; 3]>,
+    inputs: &'a Inputs<T>,
     masks: &'a Masks<D>,
-    /// The lengths of the whole sequences.
-    sequence: [usize; 2],
+    /// Who has which queries.
+    queries: SequenceLayout,
     run: Run,
     settings: &'a Settings,
 }
 
-/// What a rank computed: the joint tokens' positions and its own.
-struct Shard<T> {
-    /// Stored in the layout asked for.
-    out: Tensor<T>,
-    /// `[batch, heads, positions, 1]`.
-    lse: Tensor<f32>,
-    measured: Measured,
-}
-
-/// Computes one run.
+/// Computes one run; the results are the reporter's alone.
 ///
 /// # Errors
 /// If a rank fails.
-pub(super) fn run<A, D, T>(
+pub(super) fn run<A, R, D, T>(
     attention: &A,
+    ranks: &R,
     run: Run,
     inputs: &Inputs<T>,
     masks: &Masks<D>,
     settings: &Settings,
-) -> Result<(Results<T>, Timing), Failure>
+) -> Result<Option<(Results<T>, Timing)>, Failure>
 where
-    A: ParallelAttention<ThreadComm<D>, T> + Sync,
+    A: ParallelAttention<R::Comm, T> + Sync,
+    R: Ranks<D>,
     D: Machine,
     T: Element,
 {
-    let queue = D::queue()?;
     let [batch, seq, heads, head_dim] = inputs.q.shape();
-    let keys = inputs.k.shape()[1];
     let queries = run.sharding.sequence(seq).map_err(attn::Error::from)?;
-    let held = |rank: usize| match settings.keys {
-        KeyPlacement::Sharded => Ok(run.sharding.sequence(keys).map_err(attn::Error::from)?.positions(rank)),
-        KeyPlacement::Replicated => Ok::<_, attn::Error>(Positions::from(Stretch::of(0..keys))),
-    };
-    let shard = |rank: usize| {
-        let gather = |tensor: &Loaded<T>, positions| D::upload(&queue, tensor.gather(positions)?);
-        let keys = held(rank)?;
-        Ok([gather(&inputs.q, queries.positions(rank))?, gather(&inputs.k, keys)?, gather(&inputs.v, keys)?])
-    };
-    let whole = |tensor: &Loaded<T>| D::upload(&queue, tensor.whole()?);
-    let joint = match &inputs.joint {
-        None => None,
-        Some([q, k, v]) => Some([whole(q)?, whole(k)?, whole(v)?]),
-    };
-    let shards = (0..run.ranks()).map(shard).collect::<attn::Result<_>>()?;
-    let call = Call { shards, joint, masks, sequence: [seq, keys], run, settings };
-
-    let world = world::<D>(D::queues(run.ranks(), settings.threads)?);
-    let start = Instant::now();
-    let shards = world.run(|comm| call.shard(attention, comm).map_err(Failure::from))?;
+    let call = Call { inputs, masks, queries, run, settings };
+    let shards =
+        ranks.run(run.ranks(), settings.threads, |comm| call.shard::<A, R::Comm>(attention, comm))?;
+    let Some(shards) = shards else { return Ok(None) };
     let measured: Vec<Measured> = shards.iter().map(|shard| shard.measured).collect();
-    let timing = Timing::of(&measured, start.elapsed());
+    let timing = Timing::of(&measured, shards.iter().map(|shard| shard.wall).max().unwrap_or_default());
 
     let joint_tokens = inputs.joint.as_ref().map_or(0, |[query, ..]| query.shape()[1]);
     let side = settings.joint.unwrap_or_default();
     let mut rows = Rows::zeros([batch, seq, heads, head_dim], settings.lse)?;
     for (rank, shard) in shards.iter().enumerate() {
-        let positions = queries.positions(rank);
+        let positions = call.queries.positions(rank);
         let (_, first) = side.starts(joint_tokens, positions.len());
         rows.put(settings.layout, positions, shard, first);
     }
@@ -118,30 +91,38 @@ where
         None => None,
         Some(shard) => {
             let mut rows = Rows::zeros([batch, joint_tokens, heads, head_dim], settings.lse)?;
-            let (first, _) = side.starts(joint_tokens, queries.length(0));
+            let (first, _) = side.starts(joint_tokens, call.queries.length(0));
             rows.put(settings.layout, Positions::from(Stretch::of(0..joint_tokens)), shard, first);
             Some(rows)
         }
     };
-    Ok((Results { rows, joint }, timing))
+    Ok(Some((Results { rows, joint }, timing)))
 }
 
 impl<T: Element, D: Machine> Call<'_, T, D> {
     /// One rank's part.
-    fn shard<A>(&self, attention: &A, comm: ThreadComm<D>) -> attn::Result<Shard<T>>
+    fn shard<A, C>(&self, attention: &A, comm: C) -> attn::Result<Shard<T>>
     where
-        A: ParallelAttention<ThreadComm<D>, T>,
+        A: ParallelAttention<C, T>,
+        C: Communicator<Device = D>,
     {
-        let (settings, rank) = (self.settings, comm.rank());
+        let (settings, rank, queue) = (self.settings, comm.rank(), comm.queue()?);
+        let tensors = self.tensors(rank, &queue)?;
+        let whole = |tensor: &Loaded<T>| D::upload(&queue, tensor.whole()?);
+        let joint = match &self.inputs.joint {
+            None => None,
+            Some([q, k, v]) => Some([whole(q)?, whole(k)?, whole(v)?]),
+        };
+
+        let start = Instant::now();
         let mut session = Session::open_with(comm, &self.run.config())?;
         session.measure_phases(true);
-        let [query, key, value] =
-            self.shards[rank].each_ref().map(|tensor| tensor.view().permuted(settings.layout));
-        let metadata = self.metadata();
+        let before = session.traffic();
+        let [query, key, value] = tensors.each_ref().map(|tensor| tensor.view().permuted(settings.layout));
+        let metadata = self.metadata(joint.as_ref());
 
         let [batch, tokens, heads, head_dim] = query.shape();
         let rows = metadata.joint_query.map_or(0, |joint| joint.shape()[1]) + tokens;
-        let queue = session.queue().clone();
         let mut out = Tensor::zeros(&queue, settings.layout.permute([batch, rows, heads, head_dim]))?;
         let mut lse = Tensor::zeros(&queue, [if settings.lse { batch } else { 0 }, heads, rows, 1])?;
         let mut outputs = Outputs::new(out.view_mut().permuted(settings.layout));
@@ -149,14 +130,26 @@ impl<T: Element, D: Machine> Call<'_, T, D> {
             outputs = outputs.with_lse(LseMut::from_view(lse.view_mut())?);
         }
         attention.attend_into(&mut session, query, key, value, &metadata, outputs)?;
-        let measured = Measured::of(&session);
-        Ok(Shard { out: D::download(&queue, out)?, lse: D::download(&queue, lse)?, measured })
+        let (out, lse) = (D::download(&queue, out)?, D::download(&queue, lse)?);
+        Ok(Shard { out, lse, measured: Measured::of(&session).since(before), wall: start.elapsed() })
+    }
+
+    /// A rank's queries, keys and values, stored in the layout asked for.
+    fn tensors(&self, rank: usize, queue: &D::Queue) -> attn::Result<[Tensor<T, D>; 3]> {
+        let Self { inputs: Inputs { q, k, v, .. }, queries, run, settings, .. } = self;
+        let keys = k.shape()[1];
+        let held = match settings.keys {
+            KeyPlacement::Sharded => run.sharding.sequence(keys)?.positions(rank),
+            KeyPlacement::Replicated => Positions::from(Stretch::of(0..keys)),
+        };
+        let gather = |tensor: &Loaded<T>, positions| D::upload(queue, tensor.gather(positions)?);
+        Ok([gather(q, queries.positions(rank))?, gather(k, held)?, gather(v, held)?])
     }
 
     /// What the call carries besides queries, keys and values: the same on every rank.
-    fn metadata(&self) -> AttentionMetadata<'_, T, D> {
-        let Self { settings, masks, sequence: [seq_q, seq_k], .. } = self;
-        let mut metadata = match &self.joint {
+    fn metadata<'a>(&'a self, joint: Option<&'a [Tensor<T, D>; 3]>) -> AttentionMetadata<'a, T, D> {
+        let Self { inputs, settings, masks, .. } = self;
+        let mut metadata = match joint {
             None => AttentionMetadata::default(),
             Some(joint) => {
                 let [query, key, value] =
@@ -165,7 +158,7 @@ impl<T: Element, D: Machine> Call<'_, T, D> {
             }
         };
         if self.run.sharding.split == Split::Uneven {
-            metadata = metadata.with_sequence(*seq_q, *seq_k);
+            metadata = metadata.with_sequence(inputs.q.shape()[1], inputs.k.shape()[1]);
         }
         metadata.span = Some(settings.mask.span);
         metadata.key_lengths = masks.key_lengths.as_deref();

@@ -20,23 +20,28 @@ pub(super) struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    /// What is to be done.
+    /// What is to be done: on a world of so many ranks, if there is one, and by the process that writes, or another.
     ///
     /// # Errors
     /// If it makes no sense, or the file is not there.
-    pub(super) fn new(args: &'a RunArgs) -> Result<Self, Failure> {
+    pub(super) fn new(args: &'a RunArgs, world: Option<usize>, writes: bool) -> Result<Self, Failure> {
         match &args.input {
-            Some(input) => Self::stored(args, input),
-            None => Self::made_up(args),
+            Some(input) => Self::stored(args, input, world, writes),
+            None => Self::made_up(args, world),
         }
     }
 
     /// What is to be done with the tensors of a file.
-    fn stored(args: &'a RunArgs, input: &Path) -> Result<Self, Failure> {
+    fn stored(args: &'a RunArgs, input: &Path, world: Option<usize>, writes: bool) -> Result<Self, Failure> {
         let strategies: &[Strategy] =
             if args.strategy.is_empty() { &[Strategy::None] } else { &args.strategy };
-        let runs = plan::runs(strategies, &args.ranks, &args.sharing, |_| &[1])?;
-        plan::check_threads(&runs, args.threads)?;
+        let runs = match world {
+            None => plan::runs(strategies, &args.ranks, &args.sharing, |_| &[1])?,
+            Some(world) => plan::runs_on(world, strategies, &args.ranks, &args.sharing)?,
+        };
+        if world.is_none() {
+            plan::check_threads(&runs, args.threads)?;
+        }
         if args.output.is_some() && runs.len() != 1 {
             return Err(Failure::Usage(format!(
                 "`--output` takes the result of one run, and this asks for {}: give one strategy and one number of \
@@ -68,7 +73,7 @@ impl<'a> Job<'a> {
         }
         // Whether the input is there is worth knowing first: its absence is the more frequent mistake.
         source::check(input)?;
-        let output = args.output.as_deref().map(Output::prepare).transpose()?;
+        let output = args.output.as_deref().filter(|_| writes).map(Output::prepare).transpose()?;
         let settings = Settings {
             layout,
             mask,
@@ -82,7 +87,7 @@ impl<'a> Job<'a> {
     }
 
     /// What is to be done with made-up tensors: everything, unless something is asked for.
-    fn made_up(args: &'a RunArgs) -> Result<Self, Failure> {
+    fn made_up(args: &'a RunArgs, world: Option<usize>) -> Result<Self, Failure> {
         let given = [
             ("--output", args.output.is_some()),
             ("--scatter", args.scatter.is_some()),
@@ -98,7 +103,10 @@ impl<'a> Job<'a> {
             )));
         }
         let strategies = if args.strategy.is_empty() { &Strategy::ALL[..] } else { &args.strategy };
-        let runs = plan::runs(strategies, &args.ranks, &args.sharing, plan::demonstrated)?;
+        let runs = match world {
+            None => plan::runs(strategies, &args.ranks, &args.sharing, plan::demonstrated)?,
+            Some(world) => plan::runs_on(world, strategies, &args.ranks, &args.sharing)?,
+        };
         let settings = Settings {
             layout: TensorLayout::Bshd,
             mask: cli::span(args.mask.unwrap_or_default())?.into(),

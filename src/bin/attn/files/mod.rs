@@ -25,7 +25,8 @@ use crate::failure::Failure;
 use crate::machine::{self, Machine};
 use crate::pipelines::{FlashAttention, SdpaAttention};
 use crate::plan::Run;
-use crate::report::{Comparison, Report, Row};
+use crate::ranks::{self, OnRanks, Ranks, Threads};
+use crate::report::{Comparison, Report, Row, Timing};
 
 /// Against one rank on the same device, and against the host.
 static COMPARISONS: [Comparison; 3] = [
@@ -41,18 +42,51 @@ const MADE_UP: [usize; 4] = [1, 2048, 8, 128];
 ///
 /// # Errors
 /// If the file cannot be read or its tensors do not fit, the device is not there, the output cannot be written, or
-/// results differ.
+/// results differ; if ranks do not find each other, or fail.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     machine::check(args.device, args.backend, args.threads)?;
-    let job = Job::new(args)?;
-    let Some(input) = &args.input else {
-        return job.on_device(DType::BF16, &Tensors::MadeUp);
-    };
-    let bytes = source::read(input)?;
-    let source = Source::parse(input, &bytes)?;
-    // A file of another type is no reason to stop if the type to compute in is given.
-    let dtype = if args.dtype.is_none() { source.one_dtype(&PLAIN)? } else { DType::F32 };
-    job.on_device(dtype, &Tensors::Stored(source))
+    ranks::start(args, &Errand { args })
+}
+
+/// What the command line asks for, to be done on ranks.
+struct Errand<'a> {
+    args: &'a RunArgs,
+}
+
+impl OnRanks for Errand<'_> {
+    fn on_cpu<R: Ranks<Cpu>>(&self, ranks: &R) -> Result<(), Failure> {
+        let job = ranks.agree(Job::new(self.args, ranks.world(), ranks.reports()))?;
+        let bytes = ranks.agree(job.read())?;
+        let (dtype, tensors) = ranks.agree(job.tensors(&bytes))?;
+        match (self.args.backend, dtype) {
+            (Backend::Flash, DType::F32) => job.all_runs::<_, R, Cpu, f32>(&FlashAttention, ranks, &tensors),
+            (Backend::Flash, DType::F16) => job.all_runs::<_, R, Cpu, f16>(&FlashAttention, ranks, &tensors),
+            (Backend::Flash, DType::BF16) => {
+                job.all_runs::<_, R, Cpu, bf16>(&FlashAttention, ranks, &tensors)
+            }
+            (Backend::Sdpa, DType::F32) => job.all_runs::<_, R, Cpu, f32>(&SdpaAttention, ranks, &tensors),
+            (Backend::Sdpa, DType::F16) => job.all_runs::<_, R, Cpu, f16>(&SdpaAttention, ranks, &tensors),
+            (Backend::Sdpa, DType::BF16) => job.all_runs::<_, R, Cpu, bf16>(&SdpaAttention, ranks, &tensors),
+            (_, other) => ranks.agree(Err(not_provided_for(other))),
+        }
+    }
+
+    #[cfg(feature = "cuda")]
+    fn on_cuda<R: Ranks<Cuda>>(&self, ranks: &R) -> Result<(), Failure> {
+        let job = ranks.agree(Job::new(self.args, ranks.world(), ranks.reports()))?;
+        let bytes = ranks.agree(job.read())?;
+        let (dtype, tensors) = ranks.agree(job.tensors(&bytes))?;
+        match dtype {
+            DType::F16 => job.all_runs::<_, R, Cuda, f16>(&FlashAttention, ranks, &tensors),
+            DType::BF16 => job.all_runs::<_, R, Cuda, bf16>(&FlashAttention, ranks, &tensors),
+            DType::F32 => ranks.agree(Err(machine::no_f32_on_cuda())),
+            other => ranks.agree(Err(not_provided_for(other))),
+        }
+    }
+}
+
+fn not_provided_for(dtype: DType) -> Failure {
+    Failure::Internal(format!("elements of type {dtype} are not provided for"))
 }
 
 /// Where tensors come from.
@@ -75,49 +109,39 @@ impl Tensors<'_> {
 }
 
 impl Job<'_> {
-    /// Computes in the type asked for, or else in the tensors' own.
-    fn on_device(&self, own: DType, tensors: &Tensors<'_>) -> Result<(), Failure> {
-        let dtype = self.args.dtype.map_or(own, DType::from);
-        match (self.args.device, dtype) {
-            (DeviceName::Cpu, DType::F32) => self.on_cpu::<f32>(tensors.load(&self.settings)?),
-            (DeviceName::Cpu, DType::F16) => self.on_cpu::<f16>(tensors.load(&self.settings)?),
-            (DeviceName::Cpu, DType::BF16) => self.on_cpu::<bf16>(tensors.load(&self.settings)?),
-            #[cfg(feature = "cuda")]
-            (DeviceName::Cuda, DType::F16) => self.on_cuda::<f16>(tensors.load(&self.settings)?),
-            #[cfg(feature = "cuda")]
-            (DeviceName::Cuda, DType::BF16) => self.on_cuda::<bf16>(tensors.load(&self.settings)?),
-            (DeviceName::Cuda, DType::F32) => Err(machine::no_f32_on_cuda()),
-            (_, other) => Err(Failure::Internal(format!("elements of type {other} are not provided for"))),
-        }
+    /// The whole input file; nothing if tensors are made up.
+    fn read(&self) -> Result<Vec<u8>, Failure> {
+        self.args.input.as_deref().map_or_else(|| Ok(Vec::new()), source::read)
     }
 
-    fn on_cpu<T: Element>(&self, inputs: (Inputs<T>, Masks)) -> Result<(), Failure>
-    where
-        FlashAttention: ParallelAttention<ThreadComm<Cpu>, T>,
-        SdpaAttention: ParallelAttention<ThreadComm<Cpu>, T>,
-    {
-        match self.args.backend {
-            Backend::Flash => self.all_runs::<_, Cpu, T>(&FlashAttention, inputs),
-            Backend::Sdpa => self.all_runs::<_, Cpu, T>(&SdpaAttention, inputs),
-        }
+    /// Where tensors come from, and the type to compute in: the one asked for, or else their own.
+    fn tensors<'b>(&'b self, bytes: &'b [u8]) -> Result<(DType, Tensors<'b>), Failure> {
+        let asked = self.args.dtype.map(DType::from);
+        let Some(input) = &self.args.input else {
+            return Ok((asked.unwrap_or(DType::BF16), Tensors::MadeUp));
+        };
+        let source = Source::parse(input, bytes)?;
+        // A file of another type is no reason to stop if the type to compute in is given.
+        let dtype = asked.map_or_else(|| source.one_dtype(&PLAIN), Ok)?;
+        Ok((dtype, Tensors::Stored(source)))
     }
 
-    #[cfg(feature = "cuda")]
-    fn on_cuda<T: Element>(&self, inputs: (Inputs<T>, Masks)) -> Result<(), Failure>
+    /// Computes all runs; the reporter writes and reports.
+    fn all_runs<A, R, D, T>(&self, attention: &A, ranks: &R, tensors: &Tensors<'_>) -> Result<(), Failure>
     where
-        FlashAttention: ParallelAttention<ThreadComm<Cuda>, T>,
-    {
-        self.all_runs::<_, Cuda, T>(&FlashAttention, inputs)
-    }
-
-    /// Computes all runs, writes and reports.
-    fn all_runs<A, D, T>(&self, attention: &A, inputs: (Inputs<T>, Masks)) -> Result<(), Failure>
-    where
-        A: ParallelAttention<ThreadComm<D>, T> + Sync,
+        A: ParallelAttention<R::Comm, T> + ParallelAttention<ThreadComm<D>, T> + Sync,
+        R: Ranks<D>,
         D: Machine,
         T: Element,
     {
-        let Computed { rows, errors, last } = self.compute::<A, D, T>(attention, inputs)?;
+        let loaded = ranks.agree(tensors.load(&self.settings))?;
+        let computed = self.compute::<A, R, D, T>(attention, ranks, loaded)?;
+        ranks.agree(if ranks.reports() { self.report::<D, T>(computed) } else { Ok(()) })
+    }
+
+    /// Writes and reports.
+    fn report<D: Machine, T: Element>(&self, computed: Computed<T>) -> Result<(), Failure> {
+        let Computed { rows, errors, last } = computed;
         let bound = tolerance(T::DTYPE);
         let output = self.output.as_ref().filter(|_| errors.iter().all(|error| *error <= bound));
         if let (Some(output), Some(results)) = (output, &last) {
@@ -125,6 +149,7 @@ impl Job<'_> {
         }
         Report {
             device: D::CALLED,
+            comm: self.args.comm,
             backend: self.args.backend,
             dtype: T::DTYPE,
             mask: self.settings.mask,
@@ -146,40 +171,57 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// Computes all runs, and what they are compared with.
-    fn compute<A, D, T>(
+    /// Checks that all runs can be computed.
+    fn check<A, D, T>(&self, inputs: &Inputs<T>) -> Result<(), Failure>
+    where
+        A: ParallelAttention<ThreadComm<D>, T>,
+        D: Machine,
+        T: Element,
+    {
+        let (mask, takes) = (self.settings.mask, A::Pipeline::MASKS);
+        if !takes.takes(mask) {
+            return Err(Error::MaskKind { mask, takes }.into());
+        }
+        self.runs.iter().try_for_each(|run| inputs.check_split(*run, self.settings.keys))
+    }
+
+    /// Computes all runs, and what they are compared with. What comes of it is the reporter's.
+    fn compute<A, R, D, T>(
         &self,
         attention: &A,
+        ranks: &R,
         (inputs, masks): (Inputs<T>, Masks),
     ) -> Result<Computed<T>, Failure>
     where
-        A: ParallelAttention<ThreadComm<D>, T> + Sync,
+        A: ParallelAttention<R::Comm, T> + ParallelAttention<ThreadComm<D>, T> + Sync,
+        R: Ranks<D>,
         D: Machine,
         T: Element,
     {
         let settings = &self.settings;
-        let (mask, takes) = (settings.mask, A::Pipeline::MASKS);
-        if !takes.takes(mask) {
-            return Err(Error::MaskKind { mask, takes }.into());
-        }
-        for run in &self.runs {
-            inputs.check_split(*run, settings.keys)?;
-        }
+        ranks.agree(self.check::<A, D, T>(&inputs))?;
         // Whether the device is there is worth knowing before the host has computed anything.
-        let queue = D::queue()?;
+        let queue = ranks.agree(ranks.queue().map_err(Failure::from))?;
         let (check, elsewhere) = (!self.args.no_check, D::CALLED != DeviceName::Cpu);
-        let on_host =
-            || compute::run(&FlashAttention, Run::ONE_RANK, &inputs.cast::<f32>()?, &masks, settings);
-        let host = (check && elsewhere).then(on_host).transpose()?;
-        let masks = masks.upload::<D>(&queue)?;
-        let compute = |run: Run| compute::run::<A, D, T>(attention, run, &inputs, &masks, settings);
-        let alone = self.runs.iter().all(Run::is_one_rank);
-        let baseline = (check && !alone).then(|| compute(Run::ONE_RANK)).transpose()?;
+        let host = match check && elsewhere {
+            true => ranks.alone(|| {
+                one_rank::<_, Cpu, f32>(&FlashAttention, Run::ONE_RANK, &inputs.cast()?, &masks, settings)
+            })?,
+            false => None,
+        };
+        let masks = ranks.agree(masks.upload::<D>(&queue).map_err(Failure::from))?;
+        let alone = |run| ranks.alone(|| one_rank::<A, D, T>(attention, run, &inputs, &masks, settings));
+        let compared = self.runs.iter().any(|run| !run.is_one_rank());
+        let baseline = if check && compared { alone(Run::ONE_RANK)? } else { None };
 
         let mut computed =
             Computed { rows: Vec::with_capacity(self.runs.len()), errors: [0.0; 2], last: None };
         for &run in &self.runs {
-            let (results, timing) = compute(run)?;
+            let done = match run.is_one_rank() {
+                true => alone(run)?,
+                false => compute::run::<A, R, D, T>(attention, ranks, run, &inputs, &masks, settings)?,
+            };
+            let Some((results, timing)) = done else { continue };
             let from_one = baseline.as_ref().map(|(one, _)| results.difference(one));
             let from_host = host.as_ref().map(|(host, _)| results.difference(host).relative);
             let mut errors = vec![from_one.map(|d| d.relative), from_one.map(|d| d.largest), from_host];
@@ -192,6 +234,24 @@ impl Job<'_> {
         }
         Ok(computed)
     }
+}
+
+/// What one rank computes by itself, in this process.
+fn one_rank<A, D, T>(
+    attention: &A,
+    run: Run,
+    inputs: &Inputs<T>,
+    masks: &Masks<D>,
+    settings: &Settings,
+) -> Result<(Results<T>, Timing), Failure>
+where
+    A: ParallelAttention<ThreadComm<D>, T> + Sync,
+    D: Machine,
+    T: Element,
+{
+    let threads = Threads { deadline: None };
+    compute::run::<A, Threads, D, T>(attention, &threads, run, inputs, masks, settings)?
+        .ok_or_else(|| Failure::Internal(String::from("a run of this process has no results")))
 }
 
 /// What came of all runs.
@@ -232,11 +292,13 @@ mod tests {
         let masks = [Span::Full, Span::Causal, Span::Window { left: 40, right: 3 }].map(Mask::from);
         let padding = Mask { key_lengths: true, ..Mask::from(Span::Causal) };
         for mask in masks.into_iter().chain([padding]) {
-            let mut job = Job::new(&args).unwrap();
+            let mut job = Job::new(&args, None, true).unwrap();
             job.settings.mask = mask;
             let inputs = Inputs::<bf16>::random([1, 256, 4, 64]).unwrap();
             let masks = Masks { key_lengths: mask.key_lengths.then(|| vec![200]), ..Masks::NONE };
-            let computed = job.compute::<_, Simulated, bf16>(&FlashAttention, (inputs, masks)).unwrap();
+            let threads = Threads { deadline: None };
+            let computed =
+                job.compute::<_, _, Simulated, bf16>(&FlashAttention, &threads, (inputs, masks)).unwrap();
             assert_eq!(computed.rows.len(), 8);
             let [from_one, from_host] = computed.errors;
             assert!(from_one < 4e-3 && 0.0 < from_host && from_host < 4e-3, "{mask}: {from_one} {from_host}");

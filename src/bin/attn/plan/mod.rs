@@ -121,6 +121,30 @@ pub(crate) fn runs(
     Ok(runs)
 }
 
+/// The same on the ranks of a world, which are as many as they are. (`none` runs on one of them.)
+///
+/// # Errors
+/// As [`runs`]; if other numbers of ranks are asked for.
+pub(crate) fn runs_on(
+    world: usize,
+    strategies: &[Strategy],
+    ranks: &[usize],
+    sharing: &SharingArgs,
+) -> Result<Vec<Run>, Failure> {
+    if let Some(other) = ranks.iter().find(|ranks| **ranks != world) {
+        return Err(Failure::Usage(format!(
+            "`--ranks` says {other}, but {world} ranks were started: leave `--ranks` out, or start {other}"
+        )));
+    }
+    runs(strategies, &[world], sharing, |_| &[]).map_err(|failure| match failure {
+        // It is not the command line that says how many there are.
+        Failure::Usage(said) => {
+            Failure::Usage(said.replace(&format!("`--ranks` says {world}"), &format!("{world} were started")))
+        }
+        other => other,
+    })
+}
+
 /// Checks that threads for every rank are a number that a machine can have.
 ///
 /// # Errors

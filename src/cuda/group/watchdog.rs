@@ -1,0 +1,323 @@
+//! Who looks after what is under way between GPUs: a thread for each rank.
+//!
+//! Once a collective is queued, no host waits for it, so nobody would notice that a peer never comes. The watchdog
+//! looks at a mark behind each one. When one waits longer than the deadline, when NCCL reports an error, or when
+//! another rank has failed, it ends this rank's part, in this order: the error is put down, the rank's queues are
+//! condemned (so that nothing they give is taken for a result, and memory that peers may still write to is not freed),
+//! the other ranks are told, NCCL's communicators are aborted (which ends its kernels, and so the host's waits).
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use attn_runtime::comm::{Call, Rendezvous};
+use attn_runtime::{Error, Result};
+
+use crate::cuda::launches::Launches;
+use crate::cuda::nccl::Handle;
+
+/// How often it looks, at first and at last, while something is under way.
+const LOOK: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+
+/// How long a collective may go on after a rank that takes part in it has ended, where it cannot be told whether that
+/// rank had come to it.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// A group of ranks as the watchdog knows it.
+pub(super) struct Roll {
+    pub(super) rendezvous: Mutex<Box<dyn Rendezvous>>,
+    /// The ranks' numbers in the world.
+    pub(super) members: Vec<usize>,
+    pub(super) me: usize,
+    /// The number of the last collective, from 1.
+    pub(super) sequence: AtomicU64,
+}
+
+impl Roll {
+    pub(super) fn new(rendezvous: Box<dyn Rendezvous>) -> Self {
+        let (members, me) = (rendezvous.members().to_vec(), rendezvous.me());
+        Self { rendezvous: Mutex::new(rendezvous), members, me, sequence: AtomicU64::new(0) }
+    }
+
+    /// The group's host side. Held by the rank while it waits there.
+    pub(super) fn host(&self) -> MutexGuard<'_, Box<dyn Rendezvous>> {
+        self.rendezvous.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pair of marks: where the rank's own queue was when it came to a collective, and where the collective is over.
+pub(super) struct Marks<D: Launches> {
+    pub(super) ready: D::Mark,
+    pub(super) done: D::Mark,
+}
+
+/// Something under way.
+struct Flight<D: Launches> {
+    roll: Arc<Roll>,
+    call: Call,
+    sequence: u64,
+    /// Whether ranks compared it, so that one may still be at that.
+    fresh: bool,
+    marks: Arc<Marks<D>>,
+    /// When it was seen to be next, its inputs ready.
+    since: Option<Instant>,
+}
+
+/// What a rank and its watchdog share.
+pub(super) struct Watch<D: Launches> {
+    state: Mutex<State<D>>,
+    changed: Condvar,
+    /// Why nothing goes any more.
+    fault: OnceLock<Error>,
+    handles: Mutex<Vec<Weak<Handle>>>,
+    /// Of the whole world, for the watchdog alone: the rank may wait in its own.
+    world: Mutex<Box<dyn Rendezvous>>,
+    queues: [D::Queue; 2],
+    pub(super) deadline: Duration,
+}
+
+struct State<D: Launches> {
+    /// In the order of the one stream on which they run.
+    flights: VecDeque<Flight<D>>,
+    spare: Vec<Arc<Marks<D>>>,
+    over: bool,
+}
+
+impl<D: Launches> Watch<D> {
+    pub(super) fn new(world: Box<dyn Rendezvous>, queues: [D::Queue; 2], deadline: Duration) -> Arc<Self> {
+        let state = State { flights: VecDeque::new(), spare: Vec::new(), over: false };
+        Arc::new(Self {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            fault: OnceLock::new(),
+            handles: Mutex::new(Vec::new()),
+            world: Mutex::new(world),
+            queues,
+            deadline,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<D>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn world(&self) -> MutexGuard<'_, Box<dyn Rendezvous>> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has a communicator aborted when the rank fails.
+    pub(super) fn look_after(&self, handle: &Arc<Handle>) {
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.retain(|handle| handle.strong_count() > 0);
+        handles.push(Arc::downgrade(handle));
+        drop(handles);
+        if self.fault.get().is_some() {
+            handle.abort();
+        }
+    }
+
+    /// Marks for one collective.
+    pub(super) fn marks(&self) -> Result<Arc<Marks<D>>> {
+        let mut state = self.lock();
+        // The rank may still hold some of those whose collective is over.
+        if let Some(free) = state.spare.iter().position(|marks| Arc::strong_count(marks) == 1) {
+            return Ok(state.spare.swap_remove(free));
+        }
+        drop(state);
+        Ok(Arc::new(Marks { ready: D::mark(&self.queues[0])?, done: D::mark(&self.queues[1])? }))
+    }
+
+    /// Looks after a collective from now on.
+    pub(super) fn watch(
+        &self,
+        roll: &Arc<Roll>,
+        call: Call,
+        sequence: u64,
+        fresh: bool,
+        marks: &Arc<Marks<D>>,
+    ) {
+        let (roll, marks) = (Arc::clone(roll), Arc::clone(marks));
+        let mut state = self.lock();
+        let idle = state.flights.is_empty();
+        state.flights.push_back(Flight { roll, call, sequence, fresh, marks, since: None });
+        drop(state);
+        if idle {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits until nothing of a group is under way.
+    pub(super) fn settle(&self, roll: &Arc<Roll>) {
+        let mut state = self.lock();
+        while self.fault.get().is_none() && state.flights.iter().any(|flight| Arc::ptr_eq(&flight.roll, roll))
+        {
+            state = self.changed.wait_timeout(state, LOOK[1]).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Why nothing goes any more, if so: this rank's failure, or another's.
+    pub(super) fn failure(&self) -> Option<Error> {
+        if let Some(error) = self.fault.get() {
+            return Some(error.clone());
+        }
+        let error = self.world().failure()?;
+        self.fail(&error);
+        Some(error)
+    }
+
+    /// The failure that was put down, without asking whether there is one.
+    pub(super) fn fault(&self) -> Option<&Error> {
+        self.fault.get()
+    }
+
+    /// Ends this rank's part in everything, and tells the others. Only the first failure counts.
+    pub(super) fn fail(&self, error: &Error) {
+        if self.fault.set(error.clone()).is_ok() {
+            for queue in &self.queues {
+                D::condemn(queue, error);
+            }
+            self.world().fail(error);
+        }
+        let handles = core::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
+        for handle in handles.iter().filter_map(Weak::upgrade) {
+            handle.abort();
+        }
+        self.changed.notify_all();
+    }
+
+    /// The error for a collective that has waited for so long that the deadline has passed.
+    pub(super) fn late(&self, roll: &Roll, call: &Call, sequence: u64) -> Error {
+        // A rank that waits on its host holds the lock, and is told by that wait.
+        let ranks = roll.rendezvous.try_lock().map(|host| host.whereabouts()).unwrap_or_default();
+        let others = || roll.members.iter().enumerate().filter(|(rank, _)| *rank != roll.me);
+        let away = |rank: usize| {
+            ranks.get(rank).and_then(|rank| rank.arrived).is_none_or(|place| place < comes(sequence))
+        };
+        let missing: Vec<usize> =
+            others().filter(|(rank, _)| away(*rank)).map(|(_, member)| *member).collect();
+        let seconds = self.deadline.as_secs_f64();
+        if missing.is_empty() {
+            let text = format!(
+                "{call} (collective number {sequence} of its group) passed its deadline of {seconds} s, though all ranks \
+                 had come to it; the communicator was aborted"
+            );
+            return Error::Library { library: "NCCL", call: "ncclGroupEnd", text };
+        }
+        let operation = format!("{call}, whose communicator was aborted,");
+        Error::Deadline { operation, sequence, seconds, missing }
+    }
+
+    /// The error for a collective that waits for a rank which does not come, if it can be told so soon: it makes no
+    /// further call, or waits on its host for this rank to compare another one.
+    fn astray(&self, flight: &Flight<D>, waited: Duration) -> Option<Error> {
+        let Flight { roll, call, sequence, .. } = flight;
+        let ranks = roll.rendezvous.try_lock().ok()?.whereabouts();
+        let (operation, sequence) = (call.to_string(), *sequence);
+        for (rank, known) in ranks.iter().enumerate().filter(|(rank, _)| *rank != roll.me) {
+            let came = known.arrived.map(|place| place >= comes(sequence));
+            if known.ended && !came.unwrap_or(waited < GRACE) {
+                return Some(Error::RankLeft { rank: roll.members[rank], operation, sequence });
+            }
+            if !flight.fresh && known.arrived == Some(compares(sequence)) {
+                return Some(Error::RanksDisagree {
+                    rank: roll.members[rank],
+                    theirs: String::from("what ranks have not compared before, or moves other boxes"),
+                    others: format!("rank {}", roll.members[roll.me]),
+                    expected: operation,
+                });
+            }
+        }
+        None
+    }
+
+    /// Ends the watch.
+    pub(super) fn end(&self) {
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    /// The watchdog's life.
+    pub(super) fn run(&self) {
+        let mut pause = LOOK[0];
+        loop {
+            let mut state = self.lock();
+            while state.flights.is_empty() && !state.over {
+                pause = LOOK[0];
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+            }
+            if state.over || self.fault.get().is_some() {
+                state.flights.clear();
+                if state.over {
+                    return;
+                }
+                continue;
+            }
+            let outcome = self.look(&mut state);
+            drop(state);
+            if let Err(error) = outcome.and_then(|()| self.ask()) {
+                // A rank that fails says so before it ends: its own words are better.
+                let told = self.world().failure();
+                self.fail(&told.unwrap_or(error));
+            }
+            std::thread::sleep(pause);
+            pause = (2 * pause).min(LOOK[1]);
+        }
+    }
+
+    /// Takes out what is over, and looks how long the next has waited.
+    fn look(&self, state: &mut State<D>) -> Result<()> {
+        while let Some(flight) = state.flights.front_mut() {
+            if D::is_past(&flight.marks.done)? {
+                if let Some(flight) = state.flights.pop_front() {
+                    state.spare.push(flight.marks);
+                }
+                self.changed.notify_all();
+                continue;
+            }
+            if flight.since.is_none() && D::is_past(&flight.marks.ready)? {
+                flight.since = Some(Instant::now());
+            }
+            // Before its inputs are ready, it waits for this rank's own work: that is no matter of a deadline.
+            let Some(waited) = flight.since.map(|since| since.elapsed()) else { break };
+            let flight = &*flight;
+            if let Some(error) = self.astray(flight, waited) {
+                return Err(error);
+            }
+            if waited >= self.deadline {
+                return Err(self.late(&flight.roll, &flight.call, flight.sequence));
+            }
+            break;
+        }
+        Ok(())
+    }
+
+    /// Asks the other ranks and NCCL for failures.
+    fn ask(&self) -> Result<()> {
+        if let Some(error) = self.world().failure() {
+            return Err(error);
+        }
+        let handles: Vec<_> = {
+            let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+            handles.iter().filter_map(Weak::upgrade).collect()
+        };
+        handles.iter().filter(|handle| handle.is_live()).try_for_each(|handle| handle.progress().map(drop))
+    }
+}
+
+/// The number of a group's next collective; the others are told that this rank has come to it.
+pub(super) fn arrive(roll: &Roll) -> u64 {
+    let sequence = roll.sequence.fetch_add(1, Ordering::Relaxed) + 1;
+    roll.host().arrive(comes(sequence));
+    sequence
+}
+
+/// What a rank says of itself that compares a collective before it comes to it.
+pub(super) const fn compares(sequence: u64) -> u64 {
+    2 * sequence
+}
+
+/// What a rank says of itself that has come to a collective.
+const fn comes(sequence: u64) -> u64 {
+    2 * sequence + 1
+}

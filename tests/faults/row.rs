@@ -1,0 +1,99 @@
+//! What was tried, and what came of it.
+
+use std::time::Duration;
+
+use super::injector::{DEADLINE, Fault};
+
+/// One fault in one world.
+#[derive(Debug)]
+pub(crate) struct Row {
+    /// `threads`, `tcp`, `MPI`.
+    pub(crate) world: &'static str,
+    pub(crate) strategy: &'static str,
+    /// Where in the strategy.
+    pub(crate) point: String,
+    pub(crate) fault: Fault,
+    /// The rank at fault.
+    pub(crate) rank: usize,
+    /// What each rank said at its end, if it said anything.
+    pub(crate) said: Vec<Option<Result<(), String>>>,
+    /// What whoever started the ranks said of a rank that ended badly.
+    pub(crate) starter: Option<String>,
+    /// How long the world lived after the fault's own sleep.
+    pub(crate) took: Duration,
+}
+
+impl Row {
+    /// What is not as it must be: every survivor ends with an error that names the rank or the collective, in time.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        for (rank, said) in self.said.iter().enumerate().filter(|(rank, _)| *rank != self.rank) {
+            match said {
+                Some(Err(error)) if self.names(error) => {}
+                Some(Err(error)) => {
+                    complaints.push(format!("rank {rank} does not say whose fault it is: {error}"))
+                }
+                Some(Ok(())) => complaints.push(format!("rank {rank} thinks that all is well")),
+                // Whoever started the ranks has ended this one, and says why.
+                None if self.starter.as_ref().is_some_and(|said| self.names(said)) => {}
+                None => complaints.push(format!("rank {rank} ended without a word")),
+            }
+        }
+        if self.took > DEADLINE + Duration::from_secs(2) {
+            complaints.push(format!("it took {:.1} s", self.took.as_secs_f64()));
+        }
+        complaints
+    }
+
+    fn names(&self, error: &str) -> bool {
+        let collective = ["exchange", "rotate", "split"].iter().any(|name| error.contains(name));
+        collective || error.contains(&format!("rank {}", self.rank))
+    }
+
+    /// A line of the table.
+    pub(crate) fn line(&self) -> String {
+        let mut heard: Vec<(String, Vec<usize>)> = Vec::new();
+        for (rank, said) in self.said.iter().enumerate().filter(|(rank, _)| *rank != self.rank) {
+            let text = match said {
+                Some(Err(error)) => shortened(error),
+                Some(Ok(())) => String::from("(nothing)"),
+                None => format!(
+                    "(ended by its starter: {})",
+                    self.starter.as_deref().map(shortened).unwrap_or_default()
+                ),
+            };
+            match heard.iter_mut().find(|(other, _)| *other == text) {
+                Some((_, ranks)) => ranks.push(rank),
+                None => heard.push((text, vec![rank])),
+            }
+        }
+        let heard: Vec<String> = match heard.as_slice() {
+            [(text, _)] => vec![text.clone()],
+            several => several.iter().map(|(text, ranks)| format!("{ranks:?} {text}")).collect(),
+        };
+        let Self { world, strategy, point, fault, rank, took, .. } = self;
+        format!(
+            "| {world} | {strategy} | {point} | rank {rank} {} | {} | {:.1} s |",
+            fault.name(),
+            heard.join("; "),
+            took.as_secs_f64()
+        )
+    }
+}
+
+/// An error without what stands in parentheses: the details of a call.
+fn shortened(error: &str) -> String {
+    let mut depth = 0_usize;
+    let mut short = String::new();
+    for letter in error.chars() {
+        match letter {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            '|' | '\n' => short.push(' '),
+            _ if depth == 0 => short.push(letter),
+            _ => {}
+        }
+    }
+    let words: Vec<&str> = short.split_whitespace().collect();
+    words.join(" ").replace(" ,", ",").replace(" :", ":")
+}

@@ -1,0 +1,156 @@
+//! The communicator of ranks that share no memory, over channels: it moves what the threads communicator moves, and no
+//! failure leaves a rank waiting.
+
+mod suite;
+mod support;
+
+use std::time::{Duration, Instant};
+
+use attn::comm::message::{ChannelLink, MessageComm};
+use attn::device::cpu::CpuQueue;
+use attn::prelude::*;
+use attn::{Error, Traffic};
+use half::bf16;
+use suite::{DEADLINE, Fault};
+use support::{Inputs, Problem, Setup, Whole, WithFlash, WithSdpa, assemble, call, open};
+
+type Comm = MessageComm<ChannelLink>;
+
+/// How tensors get from rank to rank.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Link,
+    Memory,
+}
+
+/// Every rank's communicator.
+fn communicators(ranks: usize, deadline: Duration, by: By) -> Vec<Comm> {
+    let open = match by {
+        By::Link => Comm::by_link,
+        By::Memory => Comm::new,
+    };
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = ChannelLink::world(ranks)
+            .into_iter()
+            .map(|link| scope.spawn(move || open(link, CpuQueue::new(1)?, deadline)))
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
+    })
+}
+
+/// The whole result, and what each rank moved, on ranks that have a communicator each.
+fn on<A, C>(comms: Vec<C>, setup: Setup, inputs: &Inputs<bf16>) -> (Whole<bf16>, Vec<Traffic>)
+where
+    A: ParallelAttention<C, bf16>,
+    C: Communicator<Device = Cpu> + Send,
+{
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = comms
+            .into_iter()
+            .map(|comm| {
+                scope.spawn(move || {
+                    let mut session = open::<A, C, bf16>(comm, setup)?;
+                    let opened = session.traffic();
+                    Ok::<_, Error>((call(&mut session, inputs)?, session.traffic() - opened))
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
+    });
+    let (shards, traffic): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    (assemble(&inputs.problem, setup.sharding, &shards), traffic)
+}
+
+#[track_caller]
+fn check<A>(setup: Setup, inputs: &Inputs<bf16>)
+where
+    A: ParallelAttention<Comm, bf16> + ParallelAttention<attn::ThreadComm, bf16>,
+{
+    let threads = World::threads(setup.ranks()).threads_per_rank(1).communicators().unwrap();
+    let (by_threads, their_traffic) = on::<A, _>(threads, setup, inputs);
+    for by in [By::Link, By::Memory] {
+        let comms = communicators(setup.ranks(), Duration::from_secs(20), by);
+        let (by_message, traffic) = on::<A, _>(comms, setup, inputs);
+        assert_eq!(by_message.bits(), by_threads.bits(), "{setup}, {by:?}, {:?}", inputs.problem);
+        assert_eq!(traffic, their_traffic, "{setup}, {by:?}, {:?}", inputs.problem);
+    }
+}
+
+const SETUPS: [Setup; 10] = [
+    Setup::NONE,
+    Setup::ulysses(4),
+    Setup::ring(1),
+    Setup::ring(3),
+    Setup::ring(4).layout(RingLayout::Zigzag),
+    Setup::hybrid(2, 2),
+    Setup::hybrid(2, 3).layout(RingLayout::Striped),
+    Setup::allgather_kv(3),
+    Setup::ulysses_allgather(2, 2),
+    Setup::ulysses_allgather(1, 2),
+];
+
+#[test]
+fn strategies_give_the_same_bits_and_move_the_same_bytes_as_on_threads() {
+    for problem in [
+        Problem::new(2, 24, 8, 16).kv_heads(2),
+        Problem::new(1, 48, 4, 8).causal(),
+        Problem::new(1, 24, 4, 8).joint(3, JointStrategy::Rear).key_lengths().dense(true),
+        Problem::new(2, 24, 4, 8).seq_k(7).replicated_keys().window(4, 1).segments(),
+    ] {
+        let inputs = problem.inputs::<bf16>(21);
+        for setup in SETUPS {
+            check::<WithFlash>(setup, &inputs);
+        }
+        check::<WithSdpa>(Setup::ring(2), &inputs);
+    }
+}
+
+#[test]
+fn so_do_uneven_shares() {
+    for problem in [Problem::new(2, 5, 3, 8), Problem::new(1, 23, 6, 8).kv_heads(3).causal().seq_k(3)] {
+        let inputs = problem.inputs::<bf16>(22);
+        for setup in SETUPS.into_iter().filter(|setup| *setup != Setup::NONE) {
+            check::<WithFlash>(setup.uneven(), &inputs);
+        }
+    }
+}
+
+#[test]
+fn every_law_of_communicators_is_obeyed() {
+    for (ranks, by) in (1..=5).flat_map(|ranks| [(ranks, By::Link), (ranks, By::Memory)]) {
+        let comms = communicators(ranks, Duration::from_secs(20), by);
+        std::thread::scope(|scope| {
+            for comm in comms {
+                scope.spawn(move || comm.run(|comm| suite::check_laws(&comm)).unwrap());
+            }
+        });
+    }
+}
+
+#[test]
+fn everybody_is_told_of_a_fault() {
+    std::thread::scope(|scope| {
+        for fault in suite::faults::<Comm>() {
+            scope.spawn(move || {
+                [2, 3, 5].map(|ranks| try_out(&fault, ranks, if ranks == 3 { By::Link } else { By::Memory }))
+            });
+        }
+    });
+}
+
+/// Tries a fault, and checks what each rank hears.
+fn try_out(fault: &Fault<Comm>, ranks: usize, by: By) {
+    let comms = communicators(ranks, DEADLINE, by);
+    let started = Instant::now();
+    let outcomes: Vec<attn::Result<()>> = std::thread::scope(|scope| {
+        let ranks: Vec<_> =
+            comms.into_iter().map(|comm| scope.spawn(|| comm.run(|comm| (fault.body)(&comm)))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    for (rank, outcome) in outcomes.iter().enumerate() {
+        let told = outcome.as_ref().is_err_and(|error| (fault.heard)(rank, ranks, error));
+        let left = outcome.is_ok() && rank + 1 == ranks && fault.leaves;
+        assert!(told || left, "{}: rank {rank} of {ranks}: {outcome:?}", fault.name);
+    }
+    assert!(started.elapsed() < DEADLINE + Duration::from_secs(2), "{}: {:?}", fault.name, started.elapsed());
+}

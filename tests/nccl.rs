@@ -7,6 +7,7 @@
 mod kernels;
 #[macro_use]
 mod gpus;
+mod suite;
 mod support;
 
 use std::io::Write;

@@ -35,16 +35,11 @@ ATTN_KERNEL(32, 1) meet_kernel(ATTN_GRID_CONSTANT const Message<Capacity> messag
     verdict = wait_for(m, &m.here.announced);
     if (verdict == 0) verdict = pair_all(message, m);
     if (verdict == 0 && !claim(m)) {
-        // Whoever has revoked says why, if not at once.
-        give_up(m, make_verdict(ATTN_EXCHANGE_WITHDRAWN, m.group.me), true);
-        do {
-            pause_for(pause_nanoseconds);
-            const bool other = uint32_t(m.lane) != m.group.me;
-            const uint32_t said = other ? load_acquire_system(&m.here.verdict) : 0;
-            const uint32_t told = ballot(said != 0);
-            if (told != 0) verdict = value_of_lane(said, lowest(told));
-        } while (verdict == 0);
-        report(m, verdict, announcing);
+        // Whoever has revoked says why, behind that.
+        const uint32_t own = make_verdict(ATTN_EXCHANGE_WITHDRAWN, m.group.me);
+        give_up(m, own, true);
+        verdict = wait_for_reason(m);
+        report(m, verdict != 0 ? verdict : own, announcing);
         return;
     }
     if (verdict != 0) {

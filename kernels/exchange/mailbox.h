@@ -22,7 +22,8 @@
 // other's, with a fence for a total order in between: one at least sees the other. A rank that sees itself revoked
 // writes nothing and gives up. One that gives up leaves its verdict in every mailbox, where all waits look, and then waits
 // for those by whom it was claimed, until they have written or left a verdict themselves. That wait has no limit and needs
-// none: a push waits for nobody, and a verdict is left before anything is waited for.
+// none: a push waits for nobody, and a verdict is left before anything is waited for. If a peer's GPU has failed in
+// between, its host says that it is gone.
 //
 // **No deadlock on one GPU.** Ranks may be streams of one GPU. At any time at most one block of a rank waits: the only
 // block of the kernel that meets, then the last block of the kernel that pushes, when its others have ended. So as long as

@@ -57,6 +57,10 @@ ATTN_DEVICE uint32_t wait_for(const Member& m, const uint32_t* flag) {
         if (missing == 0) break;
         if (polls % polls_between_looks == 0) {
             if (const uint32_t verdict = verdict_told(m)) return verdict;
+            // A rank may have set its flag before it left.
+            const uint32_t gone = missing & load_acquire_system(&m.group.report->gone);
+            const uint32_t lost = ballot((gone >> m.lane & 1) != 0 && load_acquire_system(flag) != m.number);
+            if (lost != 0) return make_verdict(ATTN_EXCHANGE_WITHDRAWN, uint32_t(lowest(lost)));
             const bool aborted = m.lane == 0 && load_acquire_system(&m.group.report->abort) != 0;
             if (ballot(aborted) != 0) return make_verdict(ATTN_EXCHANGE_WITHDRAWN, m.group.me);
             const bool late = m.lane == 0 && nanoseconds() - began > m.group.limit_nanoseconds;
@@ -95,10 +99,26 @@ ATTN_DEVICE void give_up(const Member& m, uint32_t verdict, bool announced) {
     fence_system_total();
     bool writes = mine && load_acquire_system(&m.here.claimed) == m.number;
     while (ballot(writes) != 0) {
-        if (writes) writes = load_acquire_system(&m.here.written) != m.number && load_acquire_system(&m.here.verdict) == 0;
+        if (writes) {
+            writes = load_acquire_system(&m.here.written) != m.number && load_acquire_system(&m.here.verdict) == 0 &&
+                     (load_acquire_system(&m.group.report->gone) >> m.lane & 1) == 0;
+        }
         pause_for(pause_nanoseconds);
     }
     warp_sync();
+}
+
+// Another rank's verdict, for a rank that knows that there is one. 0 if it does not come in time.
+ATTN_DEVICE uint32_t wait_for_reason(const Member& m) {
+    const uint64_t began = nanoseconds();
+    for (;;) {
+        const uint32_t verdict = uint32_t(m.lane) != m.group.me ? load_acquire_system(&m.here.verdict) : 0;
+        const uint32_t told = ballot(verdict != 0 && uint32_t(m.lane) < m.group.size);
+        if (told != 0) return value_of_lane(verdict, lowest(told));
+        const bool late = m.lane == 0 && nanoseconds() - began > m.group.limit_nanoseconds;
+        if (ballot(late) != 0) return 0;
+        pause_for(pause_nanoseconds);
+    }
 }
 
 // Tells the peers that this rank is about to write what they have announced. False if one of them has revoked it.

@@ -120,6 +120,7 @@ pub struct ExchangeBox {
 #[repr(C)]
 pub struct ExchangeReport {
     pub abort: AtomicU32,
+    pub gone: AtomicU32,
     pub set: AtomicU32,
     pub reason: AtomicU32,
     pub operation: AtomicU32,
@@ -247,8 +248,8 @@ const _: () = {
     assert!(offset_of!(Copy, destination_strides) == 88 && size_of::<Copy>() == 120);
     assert!(offset_of!(ExchangeBox, strides) == 8 && offset_of!(ExchangeBox, extent) == 40);
     assert!(offset_of!(ExchangeBox, item) == 56 && size_of::<ExchangeBox>() == 64);
-    assert!(offset_of!(ExchangeReport, which) == 36 && offset_of!(ExchangeReport, sent_extent) == 48);
-    assert!(offset_of!(ExchangeReport, sent_item) == 80 && size_of::<ExchangeReport>() == 88);
+    assert!(offset_of!(ExchangeReport, which) == 40 && offset_of!(ExchangeReport, sent_extent) == 52);
+    assert!(offset_of!(ExchangeReport, sent_item) == 84 && size_of::<ExchangeReport>() == 92);
     assert!(offset_of!(ExchangeGroup, report) == 128 && offset_of!(ExchangeGroup, me) == 144);
     assert!(size_of::<ExchangeGroup>() == 160 && align_of::<ExchangeGroup>() == 8);
     assert!(offset_of!(Exchange, outgoing) == 160 && offset_of!(Exchange, sends) == 176);
@@ -348,7 +349,7 @@ mod tests {
     }
 
     /// The sizes that abi.h has on every 64-bit machine.
-    const OF_HEADER: [usize; 12] = [32, 32, 312, 184, 120, 64, 88, 160, 312, 48, 56, 32];
+    const OF_HEADER: [usize; 12] = [32, 32, 312, 184, 120, 64, 92, 160, 312, 48, 56, 32];
 
     /// What `attn_abi_sizes` does with the sizes of a header.
     ///
@@ -368,7 +369,7 @@ mod tests {
 
     unsafe extern "C" fn wrong(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 304, 184, 120, 64, 88, 160, 312, 48, 56, 32], sizes, room) }
+        unsafe { write(&[32, 32, 304, 184, 120, 64, 92, 160, 312, 48, 56, 32], sizes, room) }
     }
 
     unsafe extern "C" fn fewer(sizes: *mut usize, room: usize) -> usize {
@@ -378,7 +379,7 @@ mod tests {
 
     unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 312, 184, 120, 64, 88, 160, 312, 48, 56, 32, 64], sizes, room) }
+        unsafe { write(&[32, 32, 312, 184, 120, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room) }
     }
 
     fn table(abi_sizes: unsafe extern "C" fn(*mut usize, usize) -> usize) -> Launchers {

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod failures;
+pub mod laws;
 pub mod moves;
 
 use std::time::Duration;
@@ -41,6 +42,10 @@ macro_rules! gpu_comm_tests {
                 two_dimensions_are_what_threads_compute,
                 uneven_shares_are_what_threads_compute,
             }
+        }
+        mod laws {
+            use super::*;
+            each_gpus! { $rig, laws: every_law_is_obeyed, faults_are_told_to_everybody }
         }
         mod moves {
             use super::*;

@@ -121,9 +121,10 @@ enum AttnExchangeReason {
     ATTN_EXCHANGE_WITHDRAWN = 3,
 };
 
-// In memory that host and GPU share. The host writes `abort`, the GPU the rest, once: `set` last.
+// In memory that host and GPU share. The host writes `abort` and `gone`, a bit for each rank that has no kernel queued and
+// will queue none; the GPU writes the rest, once: `set` last.
 typedef struct AttnExchangeReport {
-    uint32_t abort, set;
+    uint32_t abort, gone, set;
     // enum AttnExchangeReason.
     uint32_t reason;
     // As AttnExchange has it, and how many calls there had been, this one included.

@@ -45,7 +45,6 @@ enum Operation {
 pub struct Direct<D: Launches> {
     /// By rank: mailboxes that this rank's kernels write to stay while it can queue one.
     seats: Vec<Arc<Seat<D>>>,
-    report: D::Shared,
     me: usize,
     /// The ranks' numbers in the world.
     members: Vec<usize>,
@@ -173,7 +172,13 @@ impl<D: Launches> Direct<D> {
         };
         // SAFETY: the lists have as many boxes as are counted, which the caller vouches for; mailboxes and report as in
         // `withdraw`.
-        unsafe { launch::<D, _>(queue, "exchange", |launchers| launchers.exchange, &call) }
+        let queued = unsafe { launch::<D, _>(queue, "exchange", |launchers| launchers.exchange, &call) };
+        queued.inspect_err(|_| {
+            // A peer may wait for what could not be queued, and will hear nothing from a GPU that has failed. What this
+            // rank has queued before is over then, or has failed with it.
+            self.abort();
+            self.leave(D::synchronize(queue));
+        })
     }
 
     fn group(&self) -> abi::ExchangeGroup {
@@ -202,9 +207,19 @@ impl<D: Launches> Direct<D> {
     }
 
     fn report(&self) -> &ExchangeReport {
-        // SAFETY: `open` has allocated that many zeroed bytes, aligned to 64, which stay while `self` does; all fields are
-        // atomics, for which zeros are numbers, and kernels write them as such.
-        unsafe { D::shared_base(&self.report).cast::<ExchangeReport>().as_ref() }
+        self.seats[self.me].report()
+    }
+
+    /// Tells the peers' kernels, once this rank's queue was waited for, that none of its kernels runs or will run: they are
+    /// over, or the GPU has failed. Whether that is so.
+    fn leave(&self, waited: Result<()>) -> bool {
+        if matches!(waited, Err(Error::Capturing { .. })) {
+            return false;
+        }
+        for seat in &self.seats {
+            seat.report().gone.fetch_or(1 << self.me, Ordering::AcqRel);
+        }
+        true
     }
 }
 
@@ -214,8 +229,7 @@ impl<D: Launches> Drop for Direct<D> {
             // What is queued would wait for peers that may wait for this rank.
             self.abort();
         }
-        let Some(own) = self.seats.get(self.me) else { return };
-        if own.settle().is_err() {
+        if !self.leave(self.seats[self.me].settle()) {
             // Kernels may still write to mailboxes: those stay to the end of the process.
             self.seats.drain(..).for_each(core::mem::forget);
         }

@@ -10,7 +10,7 @@ use attn_runtime::{Result, Tensor};
 use super::boxes::Boxes;
 use super::seat::Seat;
 use super::{DEADLINE, Direct};
-use crate::cuda::abi::{EXCHANGE_RANKS, ExchangeReport};
+use crate::cuda::abi::EXCHANGE_RANKS;
 use crate::cuda::launches::Launches;
 use crate::cuda::transfer::{to_host, upload};
 
@@ -66,12 +66,17 @@ impl<D: Launches> Direct<D> {
                 Ok(records) => records,
                 Err(why) => return Ok(Err(why)),
             };
-        let joined = own.and_then(|own| Self::join(rendezvous, own, &records, first));
+        // What the test needs is allocated before anybody waits on a GPU.
+        let joined = own.and_then(|own| {
+            let direct = Self::join(rendezvous, own, &records, first)?;
+            let places = told(Places::new(queue, direct.me, direct.size()))?;
+            Ok((direct, places))
+        });
         let reached = settle(rendezvous, "direct exchange: reach", joined.as_ref().map(|_| Vec::new()))?;
         if let Err(why) = reached {
             return Ok(Err(why));
         }
-        let tested = joined.and_then(|direct| told(direct.test(queue)).map(|()| direct));
+        let tested = joined.and_then(|(direct, places)| told(direct.test(queue, places)).map(|()| direct));
         let well = settle(rendezvous, "direct exchange: test", tested.as_ref().map(|_| Vec::new()))?;
         Ok(well.and(tested))
     }
@@ -87,10 +92,8 @@ impl<D: Launches> Direct<D> {
             told(records.iter().map(|record| Seat::find(record)).collect::<Result<_>>())?;
         let queues: Vec<_> = seats.iter().map(|seat| seat.queue.clone()).collect();
         told(D::connect(&queues))?;
-        let report = told(D::share(&own.queue, size_of::<ExchangeReport>()))?;
         let direct = Self {
             seats,
-            report,
             me: rendezvous.me(),
             members: rendezvous.members().to_vec(),
             limit_nanoseconds: AtomicU64::new(0),
@@ -102,14 +105,8 @@ impl<D: Launches> Direct<D> {
     }
 
     /// Sends a few words from every rank to every rank, and looks at what has come.
-    fn test(&self, queue: &D::Queue) -> Result<()> {
-        let word = |from: usize, to: usize, at: usize| ((from * 31 + to) * 1009 + at) as i32 + 1;
-        let (me, shape) = (self.me, [1, 1, self.size(), TEST_WORDS]);
-        let here = Tensor::<i32>::from_fn(shape, |[_, _, peer, at]| word(me, peer, at))?;
-        let mut source = Tensor::<i32, D>::zeros(queue, shape)?;
-        upload::<_, D>(queue, &here, &mut source)?;
-        let mut destination = Tensor::<i32, D>::zeros(queue, shape)?;
-        D::synchronize(queue)?;
+    fn test(&self, queue: &D::Queue, places: Places<D>) -> Result<()> {
+        let Places { source, mut destination } = places;
         let parts = |base: *mut i32| {
             let extent = [1, 1, 1, TEST_WORDS];
             let part = move |peer| StridedBox {
@@ -126,7 +123,7 @@ impl<D: Launches> Direct<D> {
         unsafe { self.exchange_boxes(queue, &outgoing, &incoming) }?;
         let arrived = to_host::<_, D>(queue, &destination)?;
         self.check()?;
-        let right = Tensor::<i32>::from_fn(shape, |[_, _, peer, at]| word(peer, me, at))?;
+        let right = Tensor::<i32>::from_fn(arrived.shape(), |[_, _, peer, at]| test_word(peer, self.me, at))?;
         if arrived != right {
             return Err(attn_runtime::Error::Plan(String::from(
                 "a test of the direct exchange brought other bytes than were sent",
@@ -135,6 +132,29 @@ impl<D: Launches> Direct<D> {
         self.set_deadline(DEADLINE);
         Ok(())
     }
+}
+
+/// What the test sends and receives: a row for each rank.
+struct Places<D: Launches> {
+    source: Tensor<i32, D>,
+    destination: Tensor<i32, D>,
+}
+
+impl<D: Launches> Places<D> {
+    fn new(queue: &D::Queue, me: usize, ranks: usize) -> Result<Self> {
+        let shape = [1, 1, ranks, TEST_WORDS];
+        let here = Tensor::<i32>::from_fn(shape, |[_, _, peer, at]| test_word(me, peer, at))?;
+        let mut source = Tensor::<i32, D>::zeros(queue, shape)?;
+        upload::<_, D>(queue, &here, &mut source)?;
+        let destination = Tensor::<i32, D>::zeros(queue, shape)?;
+        D::synchronize(queue)?;
+        Ok(Self { source, destination })
+    }
+}
+
+/// What a rank sends to another in the test.
+fn test_word(from: usize, to: usize, at: usize) -> i32 {
+    ((from * 31 + to) * 1009 + at) as i32 + 1
 }
 
 /// Whether there may be such a group at all.

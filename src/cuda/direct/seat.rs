@@ -1,4 +1,5 @@
-//! A rank's place in a group: its mailbox, and how the other ranks of the process find it.
+//! A rank's place in a group: its mailbox, what its kernels and the hosts tell each other, and how the other ranks of the
+//! process find it.
 
 use core::any::Any;
 use core::hash::{BuildHasher, Hasher};
@@ -10,12 +11,14 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use attn_runtime::{Error, Result};
 
+use crate::cuda::abi::ExchangeReport;
 use crate::cuda::launches::{Launches, queue_on};
 
-/// A mailbox, the queue that it was allocated on, and its number in the process.
+/// A mailbox, a report, the queue that they were allocated on, and a number in the process.
 pub(super) struct Seat<D: Launches> {
     pub(super) queue: D::Queue,
     mailbox: D::Memory,
+    report: D::Shared,
     number: u64,
 }
 
@@ -35,9 +38,10 @@ impl<D: Launches> Seat<D> {
             }
         })?;
         let mailbox = D::allocate(queue, bytes)?;
+        let report = D::share(queue, size_of::<ExchangeReport>())?;
         D::synchronize(queue)?;
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-        let seat = Arc::new(Self { queue: queue.clone(), mailbox, number });
+        let seat = Arc::new(Self { queue: queue.clone(), mailbox, report, number });
         let known: Arc<dyn Any + Send + Sync> = seat.clone();
         SEATS.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::downgrade(&known));
         Ok(seat)
@@ -45,6 +49,12 @@ impl<D: Launches> Seat<D> {
 
     pub(super) fn mailbox(&self) -> NonNull<u8> {
         D::base(&self.mailbox)
+    }
+
+    pub(super) fn report(&self) -> &ExchangeReport {
+        // SAFETY: `take` has allocated that many zeroed bytes, aligned to 64, which stay while `self` does; all fields are
+        // atomics, for which zeros are numbers, and kernels write them as such.
+        unsafe { D::shared_base(&self.report).cast::<ExchangeReport>().as_ref() }
     }
 
     /// Waits for what is queued.

@@ -10,7 +10,7 @@ use super::world::{Letter, Parcel};
 use super::{Bytes, Link};
 use crate::comm::plan::unpaired;
 use crate::comm::{StridedBox, Transfer};
-use crate::device::{Cpu, Device, Scope};
+use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
 
 /// The tensors' part of a message over a link, at most: small enough to stay in the cache between packing, the way, and
@@ -23,6 +23,9 @@ const ANNOUNCED: usize = 6;
 /// What tensors start at in a body behind the announcement.
 const ALIGN: usize = 64;
 
+/// What comes to a rank goes past its caches if it is as much as this: it would not be found there.
+const MUCH: usize = 8 << 20;
+
 /// One rank's part in an exchange.
 pub(super) struct Exchange<'s, 't, 'a> {
     scope: Scope<'s, Cpu>,
@@ -31,6 +34,8 @@ pub(super) struct Exchange<'s, 't, 'a> {
     incoming: Vec<Way>,
     /// The message in hand.
     message: Vec<StridedBox>,
+    /// Whether so much comes that it goes past the caches.
+    much: bool,
 }
 
 /// What goes to one rank, or comes from it.
@@ -57,7 +62,15 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         let outgoing = (0..size).map(|peer| way(peer, &|transfer| transfer.outgoing(peer).collect()));
         let incoming = (0..size).map(|peer| way(peer, &|transfer| transfer.incoming(peer).collect()));
         let (outgoing, incoming) = (outgoing.collect(), incoming.collect());
-        Self { scope, transfers, outgoing, incoming, message: Vec::new() }
+        let comes = |transfer: &Transfer<'a, Cpu>| {
+            let boxes = (0..size).flat_map(|peer| transfer.incoming(peer));
+            boxes.fold(0, |bytes: usize, part| {
+                part.extent.iter().fold(part.item, |n, &axis| n.saturating_mul(axis)).saturating_add(bytes)
+            })
+        };
+        let much =
+            transfers.iter().fold(0, |bytes: usize, transfer| bytes.saturating_add(comes(transfer))) >= MUCH;
+        Self { scope, transfers, outgoing, incoming, message: Vec::new(), much }
     }
 
     /// As [`new`](Self::new), for a collective.
@@ -145,7 +158,7 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         }
         // SAFETY: the boxes lie inside the transfers' own tensors, which are lent for this call, the destination
         // exclusively.
-        unsafe { Cpu::copy(self.scope.queue(), &copies) }
+        unsafe { self.deliver(&copies) }
     }
 
     /// The next message to a rank, behind an announcement.
@@ -195,9 +208,23 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
             let copies: Vec<_> = unpack(&self.message, tensors.as_ptr()).collect();
             // SAFETY: the packed boxes follow one another and are as long as `tensors` together; the others lie inside the
             // destinations of transfers, which are lent exclusively for this call.
-            unsafe { Cpu::copy(self.scope.queue(), &copies) }?;
+            unsafe { self.deliver(&copies) }?;
         }
         round.done(letter)
+    }
+
+    /// Copies to destinations.
+    ///
+    /// # Safety
+    /// As [`Device::copy`].
+    unsafe fn deliver(&self, copies: &[StridedCopy]) -> Result<()> {
+        if self.much {
+            // SAFETY: the caller's contract.
+            unsafe { Cpu::copy_past_caches(copies) };
+            return Ok(());
+        }
+        // SAFETY: the caller's contract.
+        unsafe { Cpu::copy(self.scope.queue(), copies) }
     }
 }
 

@@ -219,8 +219,9 @@ fn a_rank_that_ends_during_the_start_ends_it_for_all() {
     let started = Instant::now();
     let outcomes: Vec<Result<()>> = on_all(&places(3), |place| {
         if place.rank == 2 {
-            // Comes, and goes before the others have connected to it.
-            return Store::open(place, seconds(20)).map(drop);
+            // Comes, and goes before the others know where it is.
+            let store = Store::open(place, seconds(20))?;
+            return (0..2).try_for_each(|rank| store.wait(&format!("address of rank {rank}")).map(drop));
         }
         TcpLink::connect(place, seconds(20)).map(drop)
     });

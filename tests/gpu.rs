@@ -10,10 +10,11 @@ use std::io::Write;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use attn::comm::threads::Queues;
+use attn::comm::{ExchangePlan, Rendezvous, Transfer};
 use attn::cuda::cudarc::driver::{CudaContext, DevicePtr, DevicePtrMut, sys};
 use attn::cuda::raw::{self, RawAttention, RawTensor};
-use attn::cuda::{self, Cuda, CudaQueue, FlashForm, FlashSm90};
-use attn::device::Arena;
+use attn::cuda::{self, Cuda, CudaQueue, Direct, FlashForm, FlashSm90};
+use attn::device::{Arena, Device};
 use attn::kernel::Band;
 use attn::prelude::*;
 use attn::{AttentionCall, AttentionKernel, BlockMask, DType, Error, KeyLengths, KeyValue, ThreadComm};
@@ -57,6 +58,82 @@ static RECORDING: Mutex<()> = Mutex::new(());
 
 fn alone_with_the_gpu() -> MutexGuard<'static, ()> {
     RECORDING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Several GPUs that reach each other's memory.
+struct Cards;
+
+impl Rig for Cards {
+    type Queue = CudaQueue;
+
+    /// The ranks' cards take turns.
+    fn queue(rank: u64) -> Option<CudaQueue> {
+        let cards = cuda::devices().map_or(0, |devices| devices.len() as u64);
+        if cards > 1 {
+            return Some(CudaQueue::new((rank % cards) as usize).unwrap());
+        }
+        let _ = writeln!(std::io::stderr(), "SKIPPED what needs several GPUs: there are {cards}");
+        None
+    }
+}
+
+mod across_cards {
+    use super::*;
+
+    each! { Cards, direct:
+        every_element_of_random_boxes_arrives,
+        more_boxes_than_one_message_takes,
+        a_hundred_exchanges_follow_each_other,
+        a_late_rank_is_waited_for,
+        nobody_leaves_before_all_is_written,
+        a_rank_that_does_not_come_is_named,
+        boxes_that_do_not_fit_are_an_error_for_all,
+        blocks_go_round_in_the_order_of_a_ring,
+    }
+}
+
+/// Two ranks record an exchange and replay it: who has come how far is counted on the GPU.
+#[test]
+fn a_graph_replays_a_direct_exchange() {
+    let _alone = alone_with_the_gpu();
+    let queues: Vec<CudaQueue> = (0..2).filter_map(Gpu::queue).collect();
+    if queues.is_empty() {
+        return;
+    }
+    let shape = [1, 2, 3, 8];
+    let outcome = World::<Queues<Cuda>>::on_queues(queues).run(|comm| {
+        let (queue, me) = (comm.queue()?, comm.rank());
+        let direct =
+            Direct::<Cuda>::open(&comm, &queue)?.expect("streams of one GPU reach each other's memory");
+        let mut plan = ExchangePlan::default();
+        plan.send(1 - me, [0; 4], shape);
+        plan.receive(1 - me, [0; 4], shape);
+        let mut source = cuda::to_device(&queue, &random(me as u64, shape))?;
+        let mut destination = Tensor::<bf16, Cuda>::zeros(&queue, shape)?;
+        let mut arena = Arena::<Cuda>::default();
+        let meet = || comm.gather("the ranks of a test", &[]).map(drop);
+        let (graph, ()) = queue.capture(|| {
+            let transfer = Transfer::new(&plan, source.view(), destination.view_mut())?;
+            direct.exchange(arena.open(&queue)?, &[transfer])
+        })?;
+        for round in 0..5 {
+            cuda::upload(&queue, &random(10 * round + me as u64, shape), &mut source)?;
+            meet()?;
+            // SAFETY: the tensors and the exchange live, and nobody else uses them.
+            unsafe { graph.launch() }?;
+            let found = cuda::to_host(&queue, &destination)?;
+            direct.check()?;
+            meet()?;
+            assert_eq!(found, random(10 * round + 1 - me as u64, shape), "rank {me}, round {round}");
+        }
+        // A call that is not replayed goes on from where the graph is.
+        let transfer = Transfer::new(&plan, source.view(), destination.view_mut())?;
+        direct.exchange(arena.open(&queue)?, &[transfer])?;
+        Cuda::synchronize(&queue)?;
+        direct.check()?;
+        meet()
+    });
+    outcome.unwrap_or_else(|error: Error| panic!("{error}"));
 }
 
 #[parallel_attention(strategy = ["none", "ulysses", "ring"], backend = "flash", mask = "causal")]

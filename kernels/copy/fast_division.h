@@ -16,9 +16,15 @@ struct FastDivision {
     uint32_t divisor, multiplier, shift;
 };
 
-inline FastDivision fast_division(uint32_t divisor) {
-    uint32_t shift = 0;
-    while ((uint64_t(1) << shift) < divisor) ++shift;
+// ceil(log2 number), for numbers from 1 to 2^31.
+ATTN_HOST_DEVICE uint32_t log2_above(uint32_t number) {
+    uint32_t log2 = 0;
+    while ((uint64_t(1) << log2) < number) ++log2;
+    return log2;
+}
+
+ATTN_HOST_DEVICE FastDivision fast_division(uint32_t divisor) {
+    const uint32_t shift = log2_above(divisor);
     const uint64_t scaled = uint64_t(1) << (31 + shift);
     return {divisor, uint32_t((scaled + divisor - 1) / divisor), shift};
 }

@@ -22,6 +22,10 @@ constexpr int copy_threads = 256;
 constexpr int vectors_per_thread = 4;
 // Consecutive vectors of one piece that a block moves at a time.
 constexpr int tile_vectors = copy_threads * vectors_per_thread;
+// As many as the registers of a multiprocessor allow at 40 for each thread.
+constexpr int blocks_per_multiprocessor = 6;
+
+ATTN_HOST_DEVICE uint32_t tiles_of(const Piece& piece) { return (piece.vectors + tile_vectors - 1) / tile_vectors; }
 
 // `first_tile[i]` is how many tiles stand before piece i; `first_tile[count]` is how many there are. Only the first
 // `count` pieces are meaningful.

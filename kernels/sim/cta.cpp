@@ -31,6 +31,7 @@ void Cta::reset(int block_, int grid_, int threads_, int shared_bytes, uint64_t 
     copy_engine.reset();
     tensor_cores.reset();
     registers.reset();
+    system.reset();
 }
 
 void Cta::thread_ended(int thread) {
@@ -43,6 +44,7 @@ void Cta::ended() {
     barriers.ended();
     registers.ended();
     copy_engine.ended();
+    system.ended();
 }
 
 namespace {

@@ -10,6 +10,7 @@
 #include "registers.h"
 #include "scheduler.h"
 #include "shared_memory.h"
+#include "system.h"
 #include "tensor_cores.h"
 #include "warps.h"
 
@@ -36,6 +37,7 @@ struct Cta {
     CopyEngine copy_engine{*this};
     TensorCores tensor_cores{*this};
     Registers registers{*this};
+    System system{*this};
 };
 
 // The one that the calling host thread runs.

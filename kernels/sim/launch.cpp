@@ -64,6 +64,7 @@ int run_launch(LaunchShape shape, void (*kernel)(void*), void* arguments) {
     }
     Random random(of_process * 0x10001 + number);
     Cta& c = cta();
+    c.system.begin();
     try {
         for (const int block : shuffled(shape.blocks, random)) {
             c.reset(block, shape.blocks, shape.threads, shape.shared_bytes, random.next());

@@ -1,5 +1,9 @@
 // The primitives of attn_sim/device.h: each is a step of the current thread on one unit of its CTA.
 #include "attn_sim/device.h"
+
+#include <chrono>
+#include <thread>
+
 #include "cta.h"
 #include "fault.h"
 
@@ -80,6 +84,49 @@ void wgmma_commit() { step("wgmma_commit").tensor_cores.commit(); }
 
 float shuffle_xor(float value, int mask) { return step("shuffle_xor").warps.shuffle_xor(value, mask); }
 
+uint32_t value_of_lane(uint32_t value, int lane) { return step("value_of_lane").warps.value_of_lane(value, lane); }
+uint32_t ballot(bool holds) { return step("ballot").warps.ballot(holds); }
+
+uint32_t load_acquire_system(const uint32_t* flag) {
+    step("load_acquire_system");
+    return __atomic_load_n(flag, __ATOMIC_ACQUIRE);
+}
+
+void store_release_system(uint32_t* flag, uint32_t value) {
+    step("store_release_system").system.release();
+    __atomic_store_n(flag, value, __ATOMIC_RELEASE);
+}
+
+void store_relaxed_system(uint32_t* flag, uint32_t value) {
+    step("store_relaxed_system");
+    __atomic_store_n(flag, value, __ATOMIC_RELAXED);
+}
+
+void fence_system() { step("fence_system").system.fence(); }
+
+void fence_system_total() {
+    step("fence_system_total").system.fence();
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+uint32_t add_to_counter(uint32_t* counter, uint32_t value) {
+    step("add_to_counter").system.add();
+    return __atomic_fetch_add(counter, value, __ATOMIC_ACQ_REL);
+}
+
+// The host thread sleeps once for a whole warp. What it waits for is another host thread, which needs a core.
+void pause_for(uint32_t) {
+    sim::Scheduler& scheduler = step("pause_for").scheduler;
+    scheduler.excuse();
+    if (scheduler.current() % 32 == 0) std::this_thread::sleep_for(std::chrono::microseconds(20));
+}
+
+uint64_t nanoseconds() {
+    step("nanoseconds");
+    const auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+}
+
 namespace sim {
 
 void release_registers(int count) { step("registers_release").registers.release(count); }
@@ -91,6 +138,8 @@ void wait_wgmmas(int pending) { step("wgmma_wait").tensor_cores.wait(pending); }
 void issue_wgmma(const WgmmaInstruction& instruction, float* accumulators, const uint32_t* a_registers) {
     step("wgmma").tensor_cores.issue(instruction, accumulators, a_registers);
 }
+
+void stores_global() { cta().system.store(); }
 
 void check_global(const void* address) {
     if (reinterpret_cast<uintptr_t>(address) % 16 != 0) {

@@ -41,6 +41,8 @@ class Scheduler {
     // The current thread stops until it is woken. It may be woken for nothing: callers look again.
     void block(const Wait& wait);
     void wake(int thread);
+    // The current thread waits for another launch: what it calls meanwhile does not count as running in circles.
+    void excuse() { primitives_ = 0; }
     [[noreturn]] void leave_after_fault();
 
   private:

@@ -4,6 +4,7 @@
 #include "selftest/barriers.h"
 #include "selftest/copies.h"
 #include "selftest/products.h"
+#include "selftest/system.h"
 #include "selftest/threads.h"
 
 int main() {
@@ -17,6 +18,7 @@ int main() {
     test_warps();
     test_registers();
     test_launches();
+    test_system();
     std::printf("%d claims, %d failed\n", claims, failures);
     return failures == 0 ? 0 : 1;
 }

@@ -80,6 +80,44 @@ float Warps::shuffle_xor(float value, int mask) {
     return my_lane().value;
 }
 
+uint32_t Warps::value_of_lane(uint32_t value, int lane) {
+    static const char meeting[] = "value_of_lane";
+    if (lane < 0 || lane > 31) {
+        fault("lanes are 0 to 31: there is no lane %d", lane);
+    }
+    my_lane().bits = value;
+    my_lane().from = lane;
+    if (meet(meeting, 0)) {
+        Warp& warp = mine();
+        uint32_t values[32];
+        for (int each = 0; each < 32; ++each) {
+            values[each] = warp.lanes[warp.lanes[each].from].bits;
+        }
+        for (int each = 0; each < 32; ++each) {
+            warp.lanes[each].bits = values[each];
+        }
+        finish(warp);
+    }
+    return my_lane().bits;
+}
+
+uint32_t Warps::ballot(bool holds) {
+    static const char meeting[] = "ballot";
+    my_lane().bits = holds;
+    if (meet(meeting, 0)) {
+        Warp& warp = mine();
+        uint32_t votes = 0;
+        for (int each = 0; each < 32; ++each) {
+            votes |= warp.lanes[each].bits << each;
+        }
+        for (int each = 0; each < 32; ++each) {
+            warp.lanes[each].bits = votes;
+        }
+        finish(warp);
+    }
+    return my_lane().bits;
+}
+
 // Row r of matrix i is 16 bytes: four bytes from each of lanes 4r to 4r + 3, at the address that lane 8i + r gives.
 //
 // The row counts as written by the lane that gives its address. A kernel in which any lane forgets its fence is

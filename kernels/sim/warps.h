@@ -18,6 +18,8 @@ class Warps {
     // By the current thread. Each returns when all 32 lanes have called it.
     void sync();
     float shuffle_xor(float value, int mask);
+    uint32_t value_of_lane(uint32_t value, int lane);
+    uint32_t ballot(bool holds);
     void store_matrix_x4(SharedAddress row, const uint32_t (&fragments)[4]);
 
     // How far the meeting of a warp is, for the report of a deadlock.
@@ -27,6 +29,8 @@ class Warps {
     struct Lane {
         // What the lane brings to the meeting, then what it takes away.
         float value;
+        uint32_t bits;
+        int from;
         uint32_t fragments[4];
     };
 

@@ -76,7 +76,10 @@ def judge(kernel):
     if tile is not None:
         kernel.shared_bytes += tile.shared_bytes
     gates = [private_memory, register_budget, shared_memory, store_fences]
-    gates += {"flash": [flash_roles, flash_products, flash_order], "copy": [copy_width]}.get(kernel.family, [])
+    gates += {"flash": [flash_roles, flash_products, flash_order], "copy": [copy_width, copy_registers],
+              "exchange": [exchange_fence]}.get(kernel.family, [])
+    if "push_kernel" in kernel.name:
+        gates.append(copy_width)
     if "peak_kernel" in kernel.name:
         gates.append(peak_products)
     kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_("HGMMA"))
@@ -246,12 +249,31 @@ def peak_products(kernel):
 
 
 def copy_width(kernel):
-    """Sixteen bytes at a time, and registers for enough threads."""
+    """Sixteen bytes at a time."""
     for opcode in ("LDG", "STG"):
         if not any(each.is_(opcode) and ".128" in each.opcode for each in kernel.code.instructions):
             yield f"no {opcode} of 16 bytes"
+
+
+def copy_registers(kernel):
+    """Registers for enough threads."""
     if kernel.registers > COPY_REGISTERS:
         yield f"{kernel.registers} registers; more than {COPY_REGISTERS} leave too few threads"
+
+
+def exchange_fence(kernel):
+    """What a counter or a flag tells of has been stored for every GPU: behind a fence at system scope. Flags that stand
+    for nothing but themselves have a fence behind them."""
+    is_fence = lambda each: each.is_("MEMBAR") and each.opcode.endswith(".SYS")
+    is_data = lambda each: each.is_("STG") and ".STRONG" not in each.opcode
+    for each in kernel.code.instructions:
+        if each.is_("ATOMG", "REDG") and kernel.code.paths_meet(each.index, -1, is_fence, is_data) is None:
+            yield "a counter without a fence at system scope between it and the data"
+        if each.is_("STG") and ".STRONG.SYS" in each.opcode:
+            ends = lambda other: other.is_("EXIT", "NANOSLEEP")
+            before = kernel.code.paths_meet(each.index, -1, is_fence, is_data)
+            if before is None and kernel.code.paths_meet(each.index, 1, is_fence, ends) is None:
+                yield "a flag with no fence at system scope on either side"
 
 
 def changes(code, way):

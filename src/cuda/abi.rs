@@ -2,6 +2,7 @@
 //! table of the functions. Whoever changes one file changes the other; sizes are compared when a table is made.
 
 use core::ffi::{CStr, c_char, c_int, c_void};
+use core::sync::atomic::AtomicU32;
 
 use attn_runtime::device::StridedCopy;
 
@@ -100,6 +101,76 @@ pub struct StateCall {
 /// `AttnCopy` is [`StridedCopy`], field by field: batches cross as they are.
 pub(crate) type Copy = StridedCopy;
 
+/// `ATTN_EXCHANGE_RANKS`.
+pub(crate) const EXCHANGE_RANKS: usize = 16;
+
+/// `AttnExchangeBox`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExchangeBox {
+    pub base: *mut c_void,
+    pub strides: [u64; 4],
+    pub extent: [u32; 4],
+    pub item: u32,
+    pub reserved: u32,
+}
+
+/// `AttnExchangeReport`, which host and GPU share.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct ExchangeReport {
+    pub abort: AtomicU32,
+    pub gone: AtomicU32,
+    pub set: AtomicU32,
+    pub reason: AtomicU32,
+    pub operation: AtomicU32,
+    pub calls: AtomicU32,
+    pub phase: AtomicU32,
+    pub ranks: AtomicU32,
+    pub sender: AtomicU32,
+    pub receiver: AtomicU32,
+    pub which: AtomicU32,
+    pub sent: AtomicU32,
+    pub expected: AtomicU32,
+    pub sent_extent: [AtomicU32; 4],
+    pub expected_extent: [AtomicU32; 4],
+    pub sent_item: AtomicU32,
+    pub expected_item: AtomicU32,
+}
+
+/// `AttnExchangeReason`.
+pub(crate) const EXCHANGE_LATE: u32 = 1;
+/// As above.
+pub(crate) const EXCHANGE_UNLIKE: u32 = 2;
+/// As above.
+pub(crate) const EXCHANGE_WITHDRAWN: u32 = 3;
+
+/// `AttnExchangeGroup`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ExchangeGroup {
+    pub mailbox: [*mut c_void; EXCHANGE_RANKS],
+    pub report: *const ExchangeReport,
+    pub limit_nanoseconds: u64,
+    pub me: u32,
+    pub size: u32,
+    pub first: u32,
+    pub reserved: u32,
+}
+
+/// `AttnExchange`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Exchange {
+    pub group: ExchangeGroup,
+    pub outgoing: *const ExchangeBox,
+    pub incoming: *const ExchangeBox,
+    pub sends: [u32; EXCHANGE_RANKS],
+    pub receives: [u32; EXCHANGE_RANKS],
+    pub peers: u32,
+    pub operation: u32,
+}
+
 /// `AttnProbeWgmma`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -145,12 +216,16 @@ pub struct ProbePeak {
 }
 
 /// The size of each struct, in the order of `attn_abi_sizes`.
-const SIZES: [usize; 8] = [
+const SIZES: [usize; 12] = [
     size_of::<Tensor>(),
     size_of::<Rows>(),
     size_of::<FlashCall>(),
     size_of::<StateCall>(),
     size_of::<Copy>(),
+    size_of::<ExchangeBox>(),
+    size_of::<ExchangeReport>(),
+    size_of::<ExchangeGroup>(),
+    size_of::<Exchange>(),
     size_of::<ProbeWgmma>(),
     size_of::<ProbeTma>(),
     size_of::<ProbePeak>(),
@@ -171,6 +246,14 @@ const _: () = {
     assert!(offset_of!(Copy, destination) == 8 && offset_of!(Copy, item) == 16);
     assert!(offset_of!(Copy, extent) == 24 && offset_of!(Copy, source_strides) == 56);
     assert!(offset_of!(Copy, destination_strides) == 88 && size_of::<Copy>() == 120);
+    assert!(offset_of!(ExchangeBox, strides) == 8 && offset_of!(ExchangeBox, extent) == 40);
+    assert!(offset_of!(ExchangeBox, item) == 56 && size_of::<ExchangeBox>() == 64);
+    assert!(offset_of!(ExchangeReport, which) == 40 && offset_of!(ExchangeReport, sent_extent) == 52);
+    assert!(offset_of!(ExchangeReport, sent_item) == 84 && size_of::<ExchangeReport>() == 92);
+    assert!(offset_of!(ExchangeGroup, report) == 128 && offset_of!(ExchangeGroup, me) == 144);
+    assert!(size_of::<ExchangeGroup>() == 160 && align_of::<ExchangeGroup>() == 8);
+    assert!(offset_of!(Exchange, outgoing) == 160 && offset_of!(Exchange, sends) == 176);
+    assert!(offset_of!(Exchange, peers) == 304 && size_of::<Exchange>() == 312);
     assert!(offset_of!(ProbeWgmma, n) == 24 && size_of::<ProbeWgmma>() == 48);
     assert!(offset_of!(ProbeTma, seq) == 24 && size_of::<ProbeTma>() == 56);
     assert!(offset_of!(ProbePeak, blocks) == 16 && size_of::<ProbePeak>() == 32);
@@ -186,6 +269,10 @@ pub struct Launchers {
     pub state_begin: Launch<StateCall>,
     pub state_finish: Launch<StateCall>,
     pub copy: unsafe extern "C" fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int,
+    pub exchange: Launch<Exchange>,
+    pub exchange_withdraw: Launch<ExchangeGroup>,
+    pub exchange_prepare: unsafe extern "C" fn() -> c_int,
+    pub exchange_mailbox_bytes: unsafe extern "C" fn() -> usize,
     pub probe_wgmma: Launch<ProbeWgmma>,
     pub probe_tma: Launch<ProbeTma>,
     pub probe_peak: Launch<ProbePeak>,
@@ -249,12 +336,20 @@ mod tests {
         OK
     }
 
+    unsafe extern "C" fn prepare() -> c_int {
+        OK
+    }
+
+    unsafe extern "C" fn bytes() -> usize {
+        0
+    }
+
     unsafe extern "C" fn status(_: c_int) -> *const c_char {
         c"attnNothing".as_ptr()
     }
 
     /// The sizes that abi.h has on every 64-bit machine.
-    const OF_HEADER: [usize; 8] = [32, 32, 312, 184, 120, 48, 56, 32];
+    const OF_HEADER: [usize; 12] = [32, 32, 312, 184, 120, 64, 92, 160, 312, 48, 56, 32];
 
     /// What `attn_abi_sizes` does with the sizes of a header.
     ///
@@ -274,17 +369,17 @@ mod tests {
 
     unsafe extern "C" fn wrong(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 304, 184, 120, 48, 56, 32], sizes, room) }
+        unsafe { write(&[32, 32, 304, 184, 120, 64, 92, 160, 312, 48, 56, 32], sizes, room) }
     }
 
     unsafe extern "C" fn fewer(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&OF_HEADER[..7], sizes, room) }
+        unsafe { write(&OF_HEADER[..11], sizes, room) }
     }
 
     unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 312, 184, 120, 48, 56, 32, 64], sizes, room) }
+        unsafe { write(&[32, 32, 312, 184, 120, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room) }
     }
 
     fn table(abi_sizes: unsafe extern "C" fn(*mut usize, usize) -> usize) -> Launchers {
@@ -293,6 +388,10 @@ mod tests {
             state_begin: launch,
             state_finish: launch,
             copy,
+            exchange: launch,
+            exchange_withdraw: launch,
+            exchange_prepare: prepare,
+            exchange_mailbox_bytes: bytes,
             probe_wgmma: launch,
             probe_tma: launch,
             probe_peak: launch,
@@ -312,8 +411,8 @@ mod tests {
         assert!(message.contains("304") && message.contains("312"), "{message}");
         assert!(message.contains("one source tree"), "{message}");
         let message = checked(fewer).unwrap_err().to_string();
-        assert!(message.contains("its 7 structs") && message.contains("48, 56], the 8 of"), "{message}");
+        assert!(message.contains("its 11 structs") && message.contains("48, 56], the 12 of"), "{message}");
         let message = checked(more).unwrap_err().to_string();
-        assert!(message.contains("its 9 structs") && message.contains("56, 32] and more"), "{message}");
+        assert!(message.contains("its 13 structs") && message.contains("56, 32] and more"), "{message}");
     }
 }

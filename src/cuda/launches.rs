@@ -22,6 +22,18 @@ pub trait GpuQueue: Clone + Send + Sync + 'static {
 
 /// What each of the devices does its own way.
 pub trait Backend: Device {
+    /// Memory of the host that kernels reach while they run, zeroed; freed when dropped.
+    type Shared: Send + Sync + 'static;
+
+    /// Allocates such memory, aligned to 64 bytes.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    fn share(queue: &Self::Queue, bytes: usize) -> Result<Self::Shared>;
+
+    /// The address of its first byte, the same for host and kernels.
+    fn shared_base(memory: &Self::Shared) -> NonNull<u8>;
+
     /// Calls `body` with the launchers and the queue's stream, the stream's context being the thread's current one.
     ///
     /// # Errors
@@ -207,6 +219,14 @@ mod tests {
         700
     }
 
+    unsafe extern "C" fn prepare() -> c_int {
+        700
+    }
+
+    unsafe extern "C" fn bytes() -> usize {
+        0
+    }
+
     unsafe extern "C" fn name(status: c_int) -> *const c_char {
         text_of(status, c"cudaErrorIllegalAddress", c"ATTN_UNSUPPORTED")
     }
@@ -228,6 +248,10 @@ mod tests {
         state_begin: launch_of,
         state_finish: launch_of,
         copy,
+        exchange: launch_of,
+        exchange_withdraw: launch_of,
+        exchange_prepare: prepare,
+        exchange_mailbox_bytes: bytes,
         probe_wgmma: launch_of,
         probe_tma: launch_of,
         probe_peak: launch_of,
@@ -261,6 +285,16 @@ mod tests {
     }
 
     impl Backend for Broken {
+        type Shared = CpuMemory;
+
+        fn share((): &(), bytes: usize) -> Result<CpuMemory> {
+            CpuMemory::zeroed(bytes)
+        }
+
+        fn shared_base(memory: &CpuMemory) -> NonNull<u8> {
+            memory.base()
+        }
+
         fn with_stream<R>((): &(), body: impl FnOnce(&Launchers, *mut c_void) -> R) -> Result<R> {
             Ok(body(&LAUNCHERS, core::ptr::null_mut()))
         }

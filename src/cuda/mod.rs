@@ -14,6 +14,7 @@ mod abi;
 mod copy;
 #[cfg(feature = "cuda")]
 mod device;
+pub mod direct;
 mod element;
 mod flash;
 #[cfg(any(feature = "nccl", feature = "sim"))]
@@ -37,6 +38,7 @@ mod transfer;
 pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use device::{Cuda, CudaEvent, CudaGraph, CudaMemory, CudaQueue, DeviceInfo, devices, driver_version};
+pub use direct::Direct;
 pub use element::Half;
 pub use flash::{FlashForm, FlashSm90};
 #[cfg(any(feature = "nccl", feature = "sim"))]

@@ -114,6 +114,10 @@ impl Simulator {
             state_begin: symbol!("attn_state_begin"),
             state_finish: symbol!("attn_state_finish"),
             copy: symbol!("attn_copy"),
+            exchange: symbol!("attn_exchange"),
+            exchange_withdraw: symbol!("attn_exchange_withdraw"),
+            exchange_prepare: symbol!("attn_exchange_prepare"),
+            exchange_mailbox_bytes: symbol!("attn_exchange_mailbox_bytes"),
             probe_wgmma: symbol!("attn_probe_wgmma"),
             probe_tma: symbol!("attn_probe_tma"),
             probe_peak: symbol!("attn_probe_peak"),
@@ -165,6 +169,8 @@ unsafe impl Device for Simulated {
 }
 
 impl Backend for Simulated {
+    type Shared = CpuMemory;
+
     fn with_stream<R>(queue: &SimQueue, body: impl FnOnce(&Launchers, *mut c_void) -> R) -> Result<R> {
         queue.sound()?;
         // SAFETY: `abi.h` gives the function any seed.
@@ -185,6 +191,14 @@ impl Backend for Simulated {
         // SAFETY: by `abi.h` the report is a string that lives until this thread's next launch.
         let report = unsafe { CStr::from_ptr((queue.simulator.report)()) };
         (status == abi::SIM_FAULT).then(|| report.to_string_lossy().into_owned())
+    }
+
+    fn share(_: &SimQueue, bytes: usize) -> Result<CpuMemory> {
+        CpuMemory::zeroed(bytes)
+    }
+
+    fn shared_base(memory: &CpuMemory) -> NonNull<u8> {
+        memory.base()
     }
 
     unsafe fn upload(queue: &SimQueue, from: &[u8], to: NonNull<u8>) -> Result<()> {

@@ -10,13 +10,13 @@ use crate::support::Random;
 
 /// One copy, in bytes from the beginning of two buffers.
 #[derive(Clone, Copy, Debug)]
-struct Move {
-    from: usize,
-    to: usize,
-    item: usize,
-    extent: [usize; 4],
-    from_strides: [usize; 4],
-    to_strides: [usize; 4],
+pub struct Move {
+    pub from: usize,
+    pub to: usize,
+    pub item: usize,
+    pub extent: [usize; 4],
+    pub from_strides: [usize; 4],
+    pub to_strides: [usize; 4],
 }
 
 impl Move {
@@ -31,7 +31,7 @@ impl Move {
         }
     }
 
-    fn on_host(self, source: &[u8], destination: &mut [u8]) {
+    pub fn on_host(self, source: &[u8], destination: &mut [u8]) {
         let [n0, n1, n2, n3] = self.extent;
         for i in 0..n0 * n1 * n2 * n3 {
             let index = [i / (n1 * n2 * n3), i / (n2 * n3) % n1, i / n3 % n2, i % n3];
@@ -44,7 +44,7 @@ impl Move {
 }
 
 /// Strides of a tensor whose axes stand in a random order with some room between, and how many elements it reaches.
-fn strides(random: &mut Random, extent: [usize; 4], room: u64) -> ([usize; 4], usize) {
+pub fn strides(random: &mut Random, extent: [usize; 4], room: u64) -> ([usize; 4], usize) {
     let mut order = [0, 1, 2, 3];
     for i in (1..4).rev() {
         order.swap(i, random.next() as usize % (i + 1));

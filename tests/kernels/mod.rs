@@ -5,6 +5,7 @@
 pub mod allocation;
 pub mod case;
 pub mod copy;
+pub mod direct;
 pub mod flash;
 pub mod probes;
 pub mod refusals;
@@ -93,6 +94,20 @@ macro_rules! kernel_tests {
             integers_and_bytes_travel,
             an_empty_batch_does_nothing,
             elements_of_twelve_bytes_are_refused,
+        }
+        each! { $rig, direct:
+            every_element_of_random_boxes_arrives,
+            more_boxes_than_one_message_takes,
+            a_hundred_exchanges_follow_each_other,
+            plans_of_tensors_are_carried_out,
+            a_late_rank_is_waited_for,
+            nobody_leaves_before_all_is_written,
+            a_rank_that_does_not_come_is_named,
+            boxes_that_do_not_fit_are_an_error_for_all,
+            an_abort_ends_all_waits,
+            blocks_go_round_in_the_order_of_a_ring,
+            an_error_on_the_way_round_reaches_all,
+            more_ranks_than_a_group_takes_are_told_so,
         }
         each! { $rig, refusals:
             a_call_in_order_is_taken,

@@ -8,7 +8,14 @@ use crate::{attn, names, succeed};
 #[test]
 fn doctor_finds_nothing_wrong() {
     let text = succeed(Path::new("."), &["doctor"]);
-    for said in ["none, ulysses, ring", "flash, sdpa", "threads", "cpu", "bundled model       ok"] {
+    for said in [
+        "none, ulysses, ring",
+        "flash, sdpa",
+        "threads, tcp",
+        "cpu",
+        "bundled model       ok",
+        "ring over tcp       ok: two ranks on 127.0.0.1 differ from two threads by 0",
+    ] {
         assert!(text.contains(said), "{said}: {text}");
     }
     assert!(!text.contains("FAILED"), "{text}");
@@ -23,6 +30,29 @@ fn doctor_speaks_json() {
     let checks = report["checks"].as_array().unwrap();
     // A GPU adds some.
     assert!(checks.len() >= 5 && checks.iter().all(|check| check["ok"] == true), "{report}");
+}
+
+#[cfg(unix)]
+#[test]
+fn doctor_says_what_the_environment_says() {
+    let doctor = |command: &mut Command| {
+        let output = command.env("ATTN_DEADLINE", "7").output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report
+    };
+    let program = env!("CARGO_BIN_EXE_attn");
+    let alone = doctor(Command::new(program).args(["doctor", "--json"]));
+    assert_eq!(alone["environment"]["ATTN_DEADLINE"], "7");
+    assert!(alone["place"].is_null());
+    let launched = ["launch", "-n", "1", "--no-prefix", program, "doctor", "--json"];
+    let launched = doctor(Command::new(program).args(launched));
+    assert_eq!(launched["environment"]["ATTN_TOKEN"], "(set)");
+    let place = &launched["place"];
+    assert_eq!([&place["rank"], &place["size"], &place["local_size"]], [0, 1, 1]);
+    assert_eq!(
+        place["master_port"].to_string(),
+        launched["environment"]["ATTN_MASTER_PORT"].as_str().unwrap()
+    );
 }
 
 #[test]

@@ -91,6 +91,86 @@ typedef struct AttnCopy {
 // A batch of copies; one launch for every 200 that are not empty.
 int attn_copy(const AttnCopy* copies, size_t count, void* stream);
 
+// Direct exchange: ranks whose GPUs reach each other's memory write their parts of an exchange straight into each other's
+// tensors, and wait for each other on the GPU alone. See kernels/exchange/mailbox.h.
+enum {
+    // Ranks of a group, at most.
+    ATTN_EXCHANGE_RANKS = 16,
+    // Boxes from one rank to another in one message, at most.
+    ATTN_EXCHANGE_BOXES = 8,
+};
+
+// A box of a tensor. Elements of 1, 2, 4, 8 or 16 bytes, which divide the base; fewer than 2^31 bytes of them; none of
+// the extents is 0.
+typedef struct AttnExchangeBox {
+    void* base;
+    uint64_t strides[4];
+    uint32_t extent[4];
+    uint32_t item;
+    uint32_t reserved;
+} AttnExchangeBox;
+
+// Why a rank has given up.
+enum AttnExchangeReason {
+    ATTN_EXCHANGE_WELL = 0,
+    // `ranks` had not come when the time was over.
+    ATTN_EXCHANGE_LATE = 1,
+    // Rank `sender` sends other boxes than rank `receiver` expects.
+    ATTN_EXCHANGE_UNLIKE = 2,
+    // `sender` was told to by its host, or by attn_exchange_withdraw.
+    ATTN_EXCHANGE_WITHDRAWN = 3,
+};
+
+// In memory that host and GPU share. The host writes `abort` and `gone`, a bit for each rank that has no kernel queued and
+// will queue none; the GPU writes the rest, once: `set` last.
+typedef struct AttnExchangeReport {
+    uint32_t abort, gone, set;
+    // enum AttnExchangeReason.
+    uint32_t reason;
+    // As AttnExchange has it, and how many calls there had been, this one included.
+    uint32_t operation, calls;
+    // 0: waited for boxes to be announced. 1: for all to be written.
+    uint32_t phase;
+    // LATE: a bit for each rank.
+    uint32_t ranks;
+    // UNLIKE, WITHDRAWN.
+    uint32_t sender, receiver;
+    // UNLIKE, where this rank is the sender: the box's number, or how many boxes each has if `box` is ~0.
+    uint32_t box, sent, expected;
+    uint32_t sent_extent[4], expected_extent[4];
+    uint32_t sent_item, expected_item;
+} AttnExchangeReport;
+
+// A group, as rank `me` sees it. `mailbox[r]` is rank r's: attn_exchange_mailbox_bytes zeroed bytes of its GPU's memory.
+// `first` is the number of messages before the first, the same on every rank.
+typedef struct AttnExchangeGroup {
+    void* mailbox[ATTN_EXCHANGE_RANKS];
+    AttnExchangeReport* report;
+    uint64_t limit_nanoseconds;
+    uint32_t me, size, first;
+    uint32_t reserved;
+} AttnExchangeGroup;
+
+// Rank by rank, in the order of both lists: sends[r] boxes that go to rank r, receives[r] that come from it. `me` may be
+// among the ranks. Ranks in `peers`, a bit for each, meet also if no box passes between them.
+typedef struct AttnExchange {
+    AttnExchangeGroup group;
+    const AttnExchangeBox* outgoing;
+    const AttnExchangeBox* incoming;
+    uint32_t sends[ATTN_EXCHANGE_RANKS], receives[ATTN_EXCHANGE_RANKS];
+    uint32_t peers;
+    // Any number: for the report.
+    uint32_t operation;
+} AttnExchange;
+
+// Two launches for every ATTN_EXCHANGE_BOXES boxes that pass between two ranks. The lists have been read when it returns.
+int attn_exchange(const AttnExchange* call, void* stream);
+// Tells all ranks that this one takes part no more.
+int attn_exchange_withdraw(const AttnExchangeGroup* group, void* stream);
+// Loads the kernels: a first launch might wait for those that wait for it.
+int attn_exchange_prepare(void);
+size_t attn_exchange_mailbox_bytes(void);
+
 // Layout probes: what the tensor cores and the copy engine do with one tile, for comparison with the host.
 //
 // wgmma: d[64][n] = a[64][k] b[k][n] in one warpgroup, k = 64, operands of `type` in device memory, row-major as
@@ -142,7 +222,8 @@ const char* attn_status_name(int status);
 const char* attn_status_text(int status);
 
 // How many structs are above, and sizeof each in the order of this file (AttnTensor, AttnRows, AttnFlashCall,
-// AttnStateCall, AttnCopy, AttnProbeWgmma, AttnProbeTma, AttnProbePeak): as many of them as there is room for.
+// AttnStateCall, AttnCopy, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup, AttnExchange, AttnProbeWgmma,
+// AttnProbeTma, AttnProbePeak): as many of them as there is room for.
 size_t attn_abi_sizes(size_t* sizes, size_t room);
 
 #ifdef ATTN_SIM

@@ -7,6 +7,7 @@
 #else
 #include "attn/cuda/barrier.h"
 #include "attn/cuda/shared.h"
+#include "attn/cuda/system.h"
 #include "attn/cuda/thread.h"
 #include "attn/cuda/tma.h"
 #include "attn/cuda/vector.h"

@@ -14,6 +14,7 @@
 #include "wgmma.h"
 
 #define ATTN_DEVICE inline
+#define ATTN_HOST_DEVICE inline
 #define ATTN_KERNEL(threads, blocks) void
 #define ATTN_GRID_CONSTANT
 
@@ -57,6 +58,17 @@ void wgmma_fence();
 void wgmma_commit();
 
 float shuffle_xor(float value, int mask);
+uint32_t value_of_lane(uint32_t value, int lane);
+uint32_t ballot(bool holds);
+
+uint32_t load_acquire_system(const uint32_t* flag);
+void store_release_system(uint32_t* flag, uint32_t value);
+void store_relaxed_system(uint32_t* flag, uint32_t value);
+void fence_system();
+void fence_system_total();
+uint32_t add_to_counter(uint32_t* counter, uint32_t value);
+void pause_for(uint32_t nanoseconds);
+uint64_t nanoseconds();
 
 namespace sim {
 
@@ -66,6 +78,7 @@ void wait_stores_read(int pending);
 void wait_stores_written(int pending);
 void wait_wgmmas(int pending);
 void check_global(const void* address);
+void stores_global();
 
 }  // namespace sim
 
@@ -135,7 +148,14 @@ inline void load_global_16(const void* address, uint32_t (&value)[4]) {
 
 inline void store_global_16(void* address, const uint32_t (&value)[4]) {
     sim::check_global(address);
+    sim::stores_global();
     std::memcpy(address, value, 16);
+}
+
+template <class Word>
+void store_global(Word* to, Word value) {
+    sim::stores_global();
+    *to = value;
 }
 
 }  // namespace attn

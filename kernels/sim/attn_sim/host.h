@@ -53,6 +53,12 @@ int launch(void (*kernel)(P...), LaunchShape shape, void*, A&&... arguments) {
     return sim::run_launch(shape, thread, &call);
 }
 
+// There is nothing to load.
+template <class... P>
+int load(void (*)(P...)) {
+    return ATTN_OK;
+}
+
 int multiprocessors(int* count);
 int l2_cache_bytes(int* bytes);
 

@@ -31,21 +31,25 @@ void passes(const char* claim, void (*kernel)(P...), LaunchShape shape, A&&... a
     expect(true, claim);
 }
 
-// Every seed ends in a report with `text` in it. `|` separates texts of which one is enough: some faults can be found
-// at more than one place.
+// Whether a report has `text` in it. `|` separates texts of which one is enough: some faults can be found at more than one
+// place.
+inline bool says(const std::string& report, const std::string& text) {
+    for (size_t begin = 0; begin <= text.size();) {
+        const size_t end = std::min(text.find('|', begin), text.size());
+        if (report.find(text.substr(begin, end - begin)) != std::string::npos) return true;
+        begin = end + 1;
+    }
+    return false;
+}
+
+// Every seed ends in a report that says `text`.
 template <class... P, class... A>
 void faults(const char* claim, const std::string& text, void (*kernel)(P...), LaunchShape shape, A&&... arguments) {
     for (uint64_t seed = 0; seed < seeds; ++seed) {
         attn_sim_seed(seed);
         const int status = launch(kernel, shape, nullptr, arguments...);
         const std::string report = attn_sim_report();
-        bool found = false;
-        for (size_t begin = 0; begin <= text.size();) {
-            const size_t end = std::min(text.find('|', begin), text.size());
-            found = found || report.find(text.substr(begin, end - begin)) != std::string::npos;
-            begin = end + 1;
-        }
-        if (status != ATTN_SIM_FAULT || !found) {
+        if (status != ATTN_SIM_FAULT || !says(report, text)) {
             return expect(false, claim,
                           "seed " + std::to_string(seed) + ": " + (status == ATTN_OK ? "no fault" : report) +
                               "\n    expected: " + text);

@@ -81,12 +81,12 @@ impl From<attn::Error> for Failure {
             | Error::Library { .. }
             | Error::RankFailed { .. }
             | Error::RankLost { .. }
+            | Error::Deadline { .. }
             | Error::Unavailable { .. } => Self::System(message),
             Error::Environment(_) => Self::Usage(message),
             Error::RankPanicked { .. }
             | Error::RankLeft { .. }
             | Error::RanksDisagree { .. }
-            | Error::Deadline { .. }
             | Error::Reentrant
             | Error::Capturing { .. }
             | Error::Plan(_) => Self::Internal(message),

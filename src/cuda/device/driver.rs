@@ -14,7 +14,7 @@ const LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 const NEEDED: (u32, u32) = (13, 0);
 
 /// What this crate calls of the driver through cudarc, which would panic for one that is missing.
-const FUNCTIONS: [&str; 40] = [
+const FUNCTIONS: [&str; 42] = [
     "cuCtxEnablePeerAccess",
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
@@ -42,7 +42,9 @@ const FUNCTIONS: [&str; 40] = [
     "cuGraphLaunch",
     "cuInit",
     "cuMemAlloc_v2",
+    "cuMemFreeHost",
     "cuMemFree_v2",
+    "cuMemHostAlloc",
     "cuMemcpyDtoDAsync_v2",
     "cuMemcpyDtoHAsync_v2",
     "cuMemcpyHtoDAsync_v2",

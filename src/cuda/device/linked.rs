@@ -5,13 +5,19 @@ use std::sync::OnceLock;
 
 use attn_runtime::Result;
 
-use crate::cuda::abi::{Copy, FlashCall, Launchers, ProbePeak, ProbeTma, ProbeWgmma, StateCall};
+use crate::cuda::abi::{
+    Copy, Exchange, ExchangeGroup, FlashCall, Launchers, ProbePeak, ProbeTma, ProbeWgmma, StateCall,
+};
 
 unsafe extern "C" {
     fn attn_flash_sm90(call: *const FlashCall, stream: *mut c_void) -> c_int;
     fn attn_state_begin(call: *const StateCall, stream: *mut c_void) -> c_int;
     fn attn_state_finish(call: *const StateCall, stream: *mut c_void) -> c_int;
     fn attn_copy(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int;
+    fn attn_exchange(call: *const Exchange, stream: *mut c_void) -> c_int;
+    fn attn_exchange_withdraw(group: *const ExchangeGroup, stream: *mut c_void) -> c_int;
+    fn attn_exchange_prepare() -> c_int;
+    fn attn_exchange_mailbox_bytes() -> usize;
     fn attn_probe_wgmma(call: *const ProbeWgmma, stream: *mut c_void) -> c_int;
     fn attn_probe_tma(call: *const ProbeTma, stream: *mut c_void) -> c_int;
     fn attn_probe_peak(call: *const ProbePeak, stream: *mut c_void) -> c_int;
@@ -33,6 +39,10 @@ pub(super) fn launchers() -> Result<&'static Launchers> {
             state_begin: attn_state_begin,
             state_finish: attn_state_finish,
             copy: attn_copy,
+            exchange: attn_exchange,
+            exchange_withdraw: attn_exchange_withdraw,
+            exchange_prepare: attn_exchange_prepare,
+            exchange_mailbox_bytes: attn_exchange_mailbox_bytes,
             probe_wgmma: attn_probe_wgmma,
             probe_tma: attn_probe_tma,
             probe_peak: attn_probe_peak,

@@ -6,6 +6,7 @@ mod graph;
 mod linked;
 mod memory;
 mod queue;
+mod shared;
 
 pub use driver::{DeviceInfo, devices, driver_version};
 pub use graph::CudaGraph;
@@ -125,6 +126,16 @@ impl GpuQueue for CudaQueue {
 }
 
 impl Backend for Cuda {
+    type Shared = shared::Shared;
+
+    fn share(queue: &CudaQueue, bytes: usize) -> Result<shared::Shared> {
+        shared::Shared::zeroed(queue, bytes)
+    }
+
+    fn shared_base(memory: &shared::Shared) -> NonNull<u8> {
+        memory.base()
+    }
+
     fn with_stream<R>(queue: &CudaQueue, body: impl FnOnce(&Launchers, *mut c_void) -> R) -> Result<R> {
         let _current = queue.enter()?;
         Ok(body(queue.launchers(), queue.stream().cu_stream().cast()))

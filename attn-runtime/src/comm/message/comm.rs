@@ -2,13 +2,14 @@
 
 use core::fmt::{self, Display};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::exchange::Exchange;
 use super::rotate::{PART, Ring};
 use super::round::{Group, Round};
+use super::shared::{Blocks, Shared};
 use super::world::World;
 use super::{Bytes, Link};
 use crate::comm::call::hash;
@@ -22,6 +23,9 @@ use crate::tensor::{Element, KeyValue};
 
 /// The number of the group of all ranks.
 const ALL: u64 = 1;
+
+/// The number that it has while ranks find out who shares memory.
+const SETTING_UP: u64 = 0;
 
 /// A rank in a group whose ranks share no memory: what it says and moves goes over a [`Link`].
 ///
@@ -40,6 +44,8 @@ struct End<L: Link> {
     sequence: AtomicU64,
     sent: AtomicU64,
     collectives: AtomicU64,
+    /// What ranks of one host show each other in rings.
+    blocks: Mutex<Blocks>,
 }
 
 /// A rank's presence in the world: it ends when the last handle of any of its groups is dropped.
@@ -68,11 +74,30 @@ impl<L: Link> Clone for MessageComm<L> {
 }
 
 impl<L: Link> MessageComm<L> {
-    /// Collective: the group of all ranks that the link reaches. No wait of a collective is longer than `deadline`.
+    /// Collective: the group of all ranks that the link reaches. No wait of a collective is longer than `deadline`. Ranks of
+    /// one host move tensors through memory that they share, unless `ATTN_SHARED_MEMORY=0` is set for one of them or the
+    /// system refuses it.
     ///
     /// # Errors
     /// If a rank fails or the deadline passes.
     pub fn new(link: L, queue: CpuQueue, deadline: Duration) -> Result<Self> {
+        let comm = Self::by_link(link, queue, deadline)?;
+        let world = comm.world();
+        if world.size > 1 {
+            let group = Group { number: SETTING_UP, members: (0..world.size).collect(), me: world.rank };
+            let ranks = Self::in_group(Arc::clone(&comm.end.life), group);
+            if let Some(shared) = Shared::open(world.rank, &mut |what, record| ranks.gather(what, record))? {
+                world.share(shared);
+            }
+        }
+        Ok(comm)
+    }
+
+    /// As [`new`](Self::new), but everything goes over the link, also where ranks could share memory; no collective.
+    ///
+    /// # Errors
+    /// If the link's numbers make no sense.
+    pub fn by_link(link: L, queue: CpuQueue, deadline: Duration) -> Result<Self> {
         if link.rank() >= link.size() {
             return Err(Error::Configuration(format!(
                 "rank {} of a world of {} ranks: ranks are numbered from 0",
@@ -93,6 +118,7 @@ impl<L: Link> MessageComm<L> {
             sequence: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             collectives: AtomicU64::new(0),
+            blocks: Mutex::default(),
         };
         Self { end: Arc::new(end) }
     }
@@ -236,10 +262,10 @@ impl<L: Link> Communicator for MessageComm<L> {
         }
         if size == 1 {
             self.alone();
-            return Exchange::new(scope, transfers, me, size).keep(me);
+            return Exchange::new(scope, transfers, me, size, |_| 0).keep(me);
         }
         self.collective(Call::Exchange(*signature, transfers.len()), |round| {
-            Exchange::new(scope, transfers, me, size).run(round)?;
+            Exchange::of(scope, transfers, round).run(round)?;
             let sent = transfers.iter().map(|transfer| transfer.bytes_sent_by(me)).sum();
             self.end.sent.fetch_add(sent, Ordering::Relaxed);
             Ok(())
@@ -264,7 +290,8 @@ impl<L: Link> Communicator for MessageComm<L> {
             let moved = |bytes| {
                 self.end.sent.fetch_add(bytes, Ordering::Relaxed);
             };
-            Ring::new(round, PART).run(scope, lengths, block, moved, visit)
+            let mut blocks = self.end.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+            Ring::new(round, &mut blocks, PART).run(scope, lengths, block, moved, visit)
         })
     }
 
@@ -293,7 +320,7 @@ impl<L: Link> Rendezvous for MessageComm<L> {
             let mut records = vec![Vec::new(); round.size()];
             records[round.me()] = record.to_vec();
             round.meet(|peer, letter| {
-                records[peer] = letter.body.as_deref().map_or_else(Vec::new, |body| body.to_vec());
+                records[peer] = letter.body.bytes().to_vec();
                 Ok(())
             })?;
             Ok(records)

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use super::note::Kind;
 use super::pieces::{Pieces, pack, unpack};
 use super::round::Round;
-use super::world::Letter;
+use super::shared;
+use super::world::{Letter, Parcel};
 use super::{Bytes, Link};
 use crate::comm::plan::unpaired;
 use crate::comm::{StridedBox, Transfer};
-use crate::device::{Cpu, Device, Scope};
+use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
 
-/// The tensors' part of a message, at most: small enough to stay in the cache between packing, the way, and unpacking.
+/// The tensors' part of a message over a link, at most: small enough to stay in the cache between packing, the way, and
+/// unpacking.
 const MESSAGE: usize = 512 << 10;
 
 /// Numbers by which a call announces one box: its transfer, the bytes of an element, its extent.
@@ -21,81 +23,123 @@ const ANNOUNCED: usize = 6;
 /// What tensors start at in a body behind the announcement.
 const ALIGN: usize = 64;
 
-/// An exchange, once all ranks are known to call it.
+/// What comes to a rank goes past its caches if it is as much as this: it would not be found there.
+const MUCH: usize = 8 << 20;
+
+/// One rank's part in an exchange.
 pub(super) struct Exchange<'s, 't, 'a> {
     scope: Scope<'s, Cpu>,
     transfers: &'t [Transfer<'a, Cpu>],
-    outgoing: Vec<Pieces>,
-    incoming: Vec<Incoming>,
+    outgoing: Vec<Way>,
+    incoming: Vec<Way>,
     /// The message in hand.
     message: Vec<StridedBox>,
+    /// Whether so much comes that it goes past the caches.
+    much: bool,
 }
 
-/// What comes from one rank.
-struct Incoming {
+/// What goes to one rank, or comes from it.
+struct Way {
     pieces: Pieces,
-    /// How many messages have come.
+    /// How many messages have gone or come after the call.
     messages: u64,
 }
 
 impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
+    /// `limit` says how many bytes of tensors a message to or from a rank has at most.
     pub(super) fn new(
         scope: Scope<'s, Cpu>,
         transfers: &'t [Transfer<'a, Cpu>],
         me: usize,
         size: usize,
+        limit: impl Fn(usize) -> usize,
     ) -> Self {
-        // What stays here goes no such way.
-        let pieces = |peer: usize, boxes: &dyn Fn(&Transfer<'a, Cpu>) -> Vec<StridedBox>| {
+        let way = |peer: usize, boxes: &dyn Fn(&Transfer<'a, Cpu>) -> Vec<StridedBox>| {
+            // What stays here goes no such way.
             let boxes = transfers.iter().filter(|_| peer != me).flat_map(boxes);
-            Pieces::new(boxes.collect(), MESSAGE)
+            Way { pieces: Pieces::new(boxes.collect(), limit(peer)), messages: 0 }
         };
-        let outgoing =
-            (0..size).map(|peer| pieces(peer, &|transfer| transfer.outgoing(peer).collect())).collect();
-        let incoming = (0..size).map(|peer| Incoming {
-            pieces: pieces(peer, &|transfer| transfer.incoming(peer).collect()),
-            messages: 0,
-        });
-        Self { scope, transfers, outgoing, incoming: incoming.collect(), message: Vec::new() }
+        let outgoing = (0..size).map(|peer| way(peer, &|transfer| transfer.outgoing(peer).collect()));
+        let incoming = (0..size).map(|peer| way(peer, &|transfer| transfer.incoming(peer).collect()));
+        let (outgoing, incoming) = (outgoing.collect(), incoming.collect());
+        let comes = |transfer: &Transfer<'a, Cpu>| {
+            let boxes = (0..size).flat_map(|peer| transfer.incoming(peer));
+            boxes.fold(0, |bytes: usize, part| {
+                part.extent.iter().fold(part.item, |n, &axis| n.saturating_mul(axis)).saturating_add(bytes)
+            })
+        };
+        let much =
+            transfers.iter().fold(0, |bytes: usize, transfer| bytes.saturating_add(comes(transfer))) >= MUCH;
+        Self { scope, transfers, outgoing, incoming, message: Vec::new(), much }
+    }
+
+    /// As [`new`](Self::new), for a collective.
+    pub(super) fn of<L: Link>(
+        scope: Scope<'s, Cpu>,
+        transfers: &'t [Transfer<'a, Cpu>],
+        round: &Round<'_, L>,
+    ) -> Self {
+        let limit = |peer| if round.reaches(peer) { shared::MESSAGE } else { MESSAGE };
+        Self::new(scope, transfers, round.me(), round.size(), limit)
     }
 
     /// Carries it out.
     pub(super) fn run<L: Link>(mut self, round: &mut Round<'_, L>) -> Result<()> {
-        let mut messages = vec![0; round.size()];
         for peer in round.others() {
-            // What comes from there is said as well, so that both find out if they do not fit.
-            let mut boxes = self.outgoing_boxes(peer);
-            let counts =
-                [boxes.len(), self.incoming_boxes(peer).len()].map(|numbers| (numbers / ANNOUNCED) as u64);
-            boxes.append(&mut self.incoming_boxes(peer));
-            let body = self.packed(peer, &boxes)?;
-            round.call(peer, [counts[0], counts[1], 0, 0], body)?;
+            self.call(round, peer)?;
         }
         self.keep(round.me())?;
-        // One message to each rank in turn, and between them what has come.
         loop {
-            let mut more = false;
+            // One message to each rank in turn, and between them what has come.
+            let (mut sent, mut unsent) = (false, Vec::new());
             for peer in round.others() {
-                if !self.outgoing[peer].is_done() {
-                    let body = self.packed(peer, &[])?;
-                    messages[peer] += 1;
-                    round.data(peer, [messages[peer], 0, 0, 0, 0], body)?;
-                    more = true;
+                if self.outgoing[peer].pieces.is_done() {
+                    continue;
+                }
+                if round.has_room(peer) {
+                    let parcel = self.packed(round, peer, &[])?;
+                    self.outgoing[peer].messages += 1;
+                    round.data_with(peer, [self.outgoing[peer].messages, 0, 0, 0, 0], parcel)?;
+                    sent = true;
+                } else {
+                    unsent.push(peer);
                 }
                 while let Some((peer, letter)) = round.poll()? {
-                    self.take(round, peer, &letter)?;
+                    self.take(round, peer, letter)?;
                 }
             }
-            if !more {
-                break;
+            if sent {
+                continue;
+            }
+            let awaited: Vec<bool> = self.incoming.iter_mut().map(|way| !way.pieces.is_done()).collect();
+            if unsent.is_empty() && round.all_have_come() && !awaited.contains(&true) {
+                return Ok(());
+            }
+            if let Some((peer, letter)) = round.next_or_room(|member| awaited[member], &unsent)? {
+                self.take(round, peer, letter)?;
             }
         }
-        while !round.all_have_come() || self.incoming.iter_mut().any(|from| !from.pieces.is_done()) {
-            let awaited: Vec<bool> = self.incoming.iter_mut().map(|from| !from.pieces.is_done()).collect();
-            let (peer, letter) = round.next(|member| awaited[member])?;
-            self.take(round, peer, &letter)?;
+    }
+
+    /// Calls a rank, with the first message to it if there is room for one.
+    fn call<L: Link>(&mut self, round: &Round<'_, L>, peer: usize) -> Result<()> {
+        // What comes from there is said as well, so that both find out if they do not fit.
+        let mut boxes = self.outgoing_boxes(peer);
+        let mut incoming = self.incoming_boxes(peer);
+        let [out, into] = [&boxes, &incoming].map(|numbers| (numbers.len() / ANNOUNCED) as u64);
+        boxes.append(&mut incoming);
+        let first = !self.outgoing[peer].pieces.is_done() && round.has_room(peer);
+        let numbers = [out, into, u64::from(first), 0];
+        if first {
+            let parcel = self.packed(round, peer, &boxes)?;
+            return round.call_with(peer, numbers, parcel);
         }
-        Ok(())
+        if boxes.is_empty() {
+            return round.call(peer, numbers, None);
+        }
+        let mut body = Bytes::zeroed(behind(boxes.len()))?;
+        write(&boxes, body.as_mut_slice());
+        round.call(peer, numbers, Some(Arc::new(body)))
     }
 
     fn outgoing_boxes(&self, peer: usize) -> Vec<u64> {
@@ -114,58 +158,73 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         }
         // SAFETY: the boxes lie inside the transfers' own tensors, which are lent for this call, the destination
         // exclusively.
-        unsafe { Cpu::copy(self.scope.queue(), &copies) }
+        unsafe { self.deliver(&copies) }
     }
 
-    /// The body of the next message to a rank, behind an announcement; none if it would be empty.
-    fn packed(&mut self, peer: usize, announced: &[u64]) -> Result<Option<Arc<Bytes>>> {
-        let bytes = self.outgoing[peer].next(&mut self.message).unwrap_or(0);
+    /// The next message to a rank, behind an announcement.
+    fn packed<L: Link>(&mut self, round: &Round<'_, L>, peer: usize, announced: &[u64]) -> Result<Parcel> {
+        let bytes = self.outgoing[peer].pieces.next(&mut self.message).unwrap_or(0);
         let start = behind(announced.len());
-        if start + bytes == 0 {
-            return Ok(None);
-        }
-        let mut body = Bytes::zeroed(start + bytes)?;
-        let (said, tensors) = body.as_mut_slice().split_at_mut(start);
-        for (to, from) in said.chunks_exact_mut(8).zip(announced) {
-            to.copy_from_slice(&from.to_le_bytes());
-        }
+        let mut parcel = round.parcel(peer, start + bytes)?;
+        let (said, tensors) = parcel.as_mut_slice().split_at_mut(start);
+        write(announced, said);
         let copies: Vec<_> = pack(&self.message, tensors.as_mut_ptr()).collect();
         // SAFETY: the boxes lie inside the sources of transfers, which are lent for this call; the packed ones take up
-        // the `bytes` of the body that follow one another from its start on, and nobody else has it yet.
+        // the `bytes` of the parcel that follow one another from its start on, which nobody else has yet.
         unsafe { Cpu::copy(self.scope.queue(), &copies) }?;
-        Ok(Some(Arc::new(body)))
+        Ok(parcel)
     }
 
-    /// Takes a letter: the call of a rank, with its first message, or a further one.
-    fn take<L: Link>(&mut self, round: &Round<'_, L>, peer: usize, letter: &Letter) -> Result<()> {
-        let body = letter.body.as_deref().map_or(&[][..], |body| body);
-        let tensors = if letter.kind == Kind::Call {
-            let Some((sent, expected)) = read(letter, body) else {
+    /// Takes a letter: the call of a rank, perhaps with its first message, or a further one.
+    fn take<L: Link>(&mut self, round: &Round<'_, L>, peer: usize, letter: Letter) -> Result<()> {
+        let body = letter.body.bytes();
+        let (tensors, message) = if letter.kind == Kind::Call {
+            let Some((sent, expected)) = read(&letter) else {
                 return Err(round.unreadable(peer, "an announcement"));
             };
             let me = round.me();
             compare(&sent, &self.incoming_boxes(peer), peer, me)?;
             compare(&self.outgoing_boxes(peer), &expected, me, peer)?;
-            body.get(behind(sent.len() + expected.len())..).unwrap_or_default()
+            (body.get(behind(sent.len() + expected.len())..).unwrap_or_default(), letter.numbers[3] == 1)
         } else {
-            let from = &mut self.incoming[peer];
-            from.messages += 1;
-            if letter.numbers[0] != from.messages {
+            let way = &mut self.incoming[peer];
+            way.messages += 1;
+            if letter.kind != Kind::Data || letter.numbers[0] != way.messages {
                 return Err(round.unreadable(peer, "a message out of turn"));
             }
-            body
+            (body, true)
         };
-        let expected = self.incoming[peer].pieces.next(&mut self.message).unwrap_or(0);
+        let expected = match message {
+            true => self.incoming[peer].pieces.next(&mut self.message).unwrap_or(0),
+            false => 0,
+        };
         if tensors.len() != expected {
             let (me, found) = (round.me(), tensors.len());
             return Err(Error::Plan(format!(
                 "rank {peer} sends {found} bytes to rank {me}, which expects {expected}"
             )));
         }
-        let copies: Vec<_> = unpack(&self.message, tensors.as_ptr()).collect();
-        // SAFETY: the packed boxes follow one another and are as long as `tensors` together; the others lie inside the
-        // destinations of transfers, which are lent exclusively for this call.
-        unsafe { Cpu::copy(self.scope.queue(), &copies) }
+        if message {
+            let copies: Vec<_> = unpack(&self.message, tensors.as_ptr()).collect();
+            // SAFETY: the packed boxes follow one another and are as long as `tensors` together; the others lie inside the
+            // destinations of transfers, which are lent exclusively for this call.
+            unsafe { self.deliver(&copies) }?;
+        }
+        round.done(letter)
+    }
+
+    /// Copies to destinations.
+    ///
+    /// # Safety
+    /// As [`Device::copy`].
+    unsafe fn deliver(&self, copies: &[StridedCopy]) -> Result<()> {
+        if self.much {
+            // SAFETY: the caller's contract.
+            unsafe { Cpu::copy_past_caches(copies) };
+            return Ok(());
+        }
+        // SAFETY: the caller's contract.
+        unsafe { Cpu::copy(self.scope.queue(), copies) }
     }
 }
 
@@ -179,9 +238,16 @@ fn announced(boxes: impl Iterator<Item = impl Iterator<Item = StridedBox>>) -> V
     boxes.flat_map(numbers).collect()
 }
 
+/// Writes an announcement.
+fn write(announced: &[u64], bytes: &mut [u8]) {
+    for (to, from) in bytes.chunks_exact_mut(8).zip(announced) {
+        to.copy_from_slice(&from.to_le_bytes());
+    }
+}
+
 /// The boxes that a rank says it sends and those that it says it expects, as numbers.
-fn read(letter: &Letter, body: &[u8]) -> Option<(Vec<u64>, Vec<u64>)> {
-    let [_, sent, expected, ..] = letter.numbers;
+fn read(letter: &Letter) -> Option<(Vec<u64>, Vec<u64>)> {
+    let ([_, sent, expected, ..], body) = (letter.numbers, letter.body.bytes());
     let bytes = |count: u64| usize::try_from(count).ok()?.checked_mul(ANNOUNCED * 8);
     let (sent, rest) = body.split_at_checked(bytes(sent)?)?;
     let expected = rest.get(..bytes(expected)?)?;

@@ -19,6 +19,9 @@ mod note;
 mod pieces;
 mod rotate;
 mod round;
+mod shared;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use bytes::Bytes;

@@ -18,10 +18,25 @@ pub(super) enum Kind {
     Failure,
     /// A rank makes no further call.
     Farewell,
+    /// A rank has mapped the memory in which a block is shown.
+    Mapped,
+    /// There is something to read in shared memory.
+    Bell,
+    /// The body of a message in shared memory.
+    Body,
 }
 
 impl Kind {
-    const ALL: [Self; 5] = [Self::Call, Self::Data, Self::Words, Self::Failure, Self::Farewell];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Call,
+        Self::Data,
+        Self::Words,
+        Self::Failure,
+        Self::Farewell,
+        Self::Mapped,
+        Self::Bell,
+        Self::Body,
+    ];
 }
 
 /// A head, read.

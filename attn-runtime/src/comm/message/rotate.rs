@@ -1,17 +1,21 @@
 //! The ring: a rank passes a block on before it looks at it, so that it travels while this rank computes.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::note::Kind;
 use super::round::Round;
+use super::shared::{Blocks, Look, Shown};
+use super::world::Letter;
 use super::{Bytes, Link};
 use crate::comm::plan::check_length;
 use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, KeyValue, View, contiguous_strides};
 
-/// A block's bytes in one message, at most. Longer blocks are put together again where they arrive.
-pub(super) const PART: usize = 1 << 30;
+/// A block's bytes in one message, at most. Longer blocks are put together again where they arrive; tests have none so long
+/// that they could cut them otherwise.
+pub(super) const PART: usize = if cfg!(test) { 1 << 10 } else { 1 << 30 };
 
 /// What the values start at behind the keys.
 const ALIGN: usize = 64;
@@ -40,10 +44,6 @@ impl Packed {
         Ok(Self { shape, values, bytes, dtype: T::DTYPE })
     }
 
-    fn parts(&self, limit: usize) -> usize {
-        self.bytes.div_ceil(limit).max(1)
-    }
-
     /// Bytes that count as moved.
     fn moved(&self) -> u64 {
         let elements = self.shape.iter().product::<usize>();
@@ -51,13 +51,15 @@ impl Packed {
     }
 
     /// The block in a body that holds it.
-    fn view<'b, T: Element>(&self, body: &'b Bytes) -> KeyValue<'b, T, Cpu> {
-        debug_assert!(body.len() == self.bytes && T::DTYPE == self.dtype);
+    fn view<'b, T: Element>(&self, body: &'b [u8]) -> KeyValue<'b, T, Cpu> {
+        assert!(
+            body.len() == self.bytes && body.as_ptr().addr().is_multiple_of(ALIGN) && T::DTYPE == self.dtype
+        );
         let tensor = |start: usize| {
             // SAFETY: the body has `bytes` initialised bytes, and nobody writes it while it is borrowed; key and value lie
-            // inside of it, by `new`; it is aligned to 64, as `start` is. Any bytes are elements.
+            // inside of it, by `new`; it is aligned to 64, as `start` is (an empty body lies at no address less aligned). Any bytes are elements.
             unsafe {
-                let base = core::ptr::NonNull::from(&**body).cast::<u8>().add(start);
+                let base = core::ptr::NonNull::from(body).cast::<u8>().add(start);
                 View::from_raw_parts(base.cast(), self.shape, contiguous_strides(self.shape))
             }
         };
@@ -68,19 +70,46 @@ impl Packed {
 /// A rank's place in the ring during one rotation.
 pub(super) struct Ring<'r, 'g, L: Link> {
     round: &'r mut Round<'g, L>,
+    blocks: &'r mut Blocks,
+    /// A block's bytes in one message, at most.
     limit: usize,
     next: usize,
     previous: usize,
     /// How many messages have gone to the next rank, and come from the previous one.
     sent: u64,
     received: u64,
+    /// Which members show their blocks in shared memory.
+    shown: Vec<bool>,
+    /// Messages of the previous rank that have not been looked at.
+    early: VecDeque<Letter>,
+    /// Members that have yet to map this rank's memory.
+    unmapped: Vec<usize>,
+}
+
+/// Where a block is.
+enum Body {
+    /// On this rank.
+    Here(Arc<Bytes>),
+    /// Shown by its owner.
+    Shown(Look),
+}
+
+impl Body {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Here(bytes) => bytes,
+            Self::Shown(look) => look.bytes(),
+        }
+    }
 }
 
 impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
-    pub(super) fn new(round: &'r mut Round<'g, L>, limit: usize) -> Self {
+    pub(super) fn new(round: &'r mut Round<'g, L>, blocks: &'r mut Blocks, limit: usize) -> Self {
         let (me, size) = (round.me(), round.size());
         let (next, previous) = ((me + 1) % size, (me + size - 1) % size);
-        Self { round, limit, next, previous, sent: 0, received: 0 }
+        let shown = vec![false; size];
+        let (early, unmapped) = (VecDeque::new(), Vec::new());
+        Self { round, blocks, limit, next, previous, sent: 0, received: 0, shown, early, unmapped }
     }
 
     /// Carries a rotation out. `moved` is told the bytes that this rank passes on.
@@ -93,71 +122,170 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         mut visit: impl FnMut(usize, KeyValue<'_, T, Cpu>) -> Result<()>,
     ) -> Result<()> {
         let (me, size) = (self.round.me(), self.round.size());
-        check_length(me, block.key.shape()[1], lengths)?;
-        self.round.others().try_for_each(|member| self.round.call(member, [0; 4], None))?;
+        check_block(me, block, lengths)?;
         let own = Packed::new(block, lengths[me])?;
         moved(own.moved());
-        let body = Arc::new(pack(scope, block, &own)?);
-        self.pass_on(own.shape[1], &body)?;
-        drop(body);
-        // Whoever calls something else is found out before anything is computed.
-        let mut early = Vec::new();
-        while !self.round.all_have_come() {
-            let (member, letter) = self.round.next(|_| false)?;
-            if letter.kind == Kind::Data {
-                early.push((member, letter));
-            }
+        self.call(scope, block, &own)?;
+        if !self.sees(me, self.next) {
+            let mut body = Bytes::zeroed(own.bytes)?;
+            pack(scope, block, &own, body.as_mut_slice())?;
+            self.pass_on(own.shape[1], &Arc::new(body))?;
         }
-        let mut early = early.into_iter();
+        self.meet(lengths)?;
         visit(me, block)?;
         for hop in 1..size {
             let owner = (me + size - hop) % size;
             let coming = Packed::new(block, lengths[owner])?;
-            let last = hop + 1 == size;
-            let parts = coming.parts(self.limit);
-            let mut whole = if parts > 1 { Some(Bytes::zeroed(coming.bytes)?) } else { None };
-            let mut body = None;
-            for part in 0..parts {
-                let (member, letter) = match early.next() {
-                    Some(letter) => letter,
-                    None => self.round.next(|member| member == self.previous)?,
-                };
-                let [number, length, ..] = letter.numbers;
-                if member != self.previous || number != self.received {
-                    return Err(self.round.unreadable(member, "a message out of turn"));
-                }
-                self.received += 1;
-                check_length(owner, usize::try_from(length).unwrap_or(usize::MAX), lengths)?;
-                let start = part * self.limit;
-                let expected = (coming.bytes - start).min(self.limit);
-                let found = letter.body.as_deref().map_or(0, |body| body.len());
-                if found != expected {
-                    return Err(Error::Plan(format!(
-                        "rank {owner}'s block comes in {found} bytes, where the call says {expected}"
-                    )));
-                }
-                if !last {
-                    self.send(length, letter.body.clone())?;
-                }
-                match (&mut whole, &letter.body) {
-                    (Some(whole), Some(body)) => {
-                        whole.as_mut_slice()[start..start + found].copy_from_slice(body);
-                    }
-                    _ => body = letter.body,
-                }
-            }
-            if !last {
-                moved(coming.moved());
-            }
-            let body = match (whole, body) {
-                (Some(whole), _) => Arc::new(whole),
-                (None, Some(body)) => body,
-                (None, None) => Arc::new(Bytes::zeroed(0)?),
+            let body = match self.sees(owner, me) {
+                true => Body::Shown(self.look(owner, &coming)?),
+                false => Body::Here(self.receive(owner, &coming, lengths)?),
             };
+            if hop + 1 < size {
+                moved(coming.moved());
+                if !self.sees(owner, self.next) {
+                    let bytes = match &body {
+                        Body::Here(bytes) => Arc::clone(bytes),
+                        Body::Shown(look) => Arc::new(Bytes::copied(look.bytes())?),
+                    };
+                    self.pass_on(coming.shape[1], &bytes)?;
+                }
+            }
             self.round.check()?;
-            visit(owner, coming.view(&body))?;
+            visit(owner, coming.view(body.bytes()))?;
+        }
+        self.wait_for_mappings()
+    }
+
+    /// Whether a member looks at another's block in shared memory.
+    fn sees(&self, owner: usize, member: usize) -> bool {
+        self.shown[owner] && self.round.share(owner, member)
+    }
+
+    /// Calls all members, and shows this rank's block to those that share memory.
+    fn call<T: Element>(
+        &mut self,
+        scope: Scope<'_, Cpu>,
+        block: KeyValue<'_, T, Cpu>,
+        own: &Packed,
+    ) -> Result<()> {
+        let me = self.round.me();
+        let mut shown = Shown::No;
+        if self.round.others().any(|member| self.round.share(me, member)) {
+            let sequence = self.round.sequence();
+            let (said, target) = self.blocks.show(sequence, own.bytes);
+            if let Some(mut target) = target {
+                pack(scope, block, own, target.as_mut_slice())?;
+            }
+            shown = said;
+        }
+        self.shown[me] = shown != Shown::No;
+        if matches!(shown, Shown::New(_)) {
+            self.unmapped = self.round.others().filter(|&member| self.round.share(me, member)).collect();
+        }
+        let [a, b, c] = shown.write();
+        self.round
+            .others()
+            .try_for_each(|member| self.round.call(member, [a, b, c, own.shape[1] as u64], None))
+    }
+
+    /// Waits until all have called, so that whoever calls something else is found out before anything is computed.
+    fn meet(&mut self, lengths: &[usize]) -> Result<()> {
+        while !self.round.all_have_come() {
+            let (member, letter) = self.round.next(|_| false)?;
+            if letter.kind != Kind::Call {
+                self.keep(member, letter)?;
+                continue;
+            }
+            let [_, a, b, c, length] = letter.numbers;
+            let Some(shown) = Shown::read([a, b, c]) else {
+                return Err(self.round.unreadable(member, "a call"));
+            };
+            self.round.done(letter)?;
+            check_length(member, usize::try_from(length).unwrap_or(usize::MAX), lengths)?;
+            self.shown[member] = shown != Shown::No;
+            if self.sees(member, self.round.me()) {
+                let new = self.blocks.map(self.round.sequence(), member, shown);
+                // Memory that cannot be opened is more likely that of a rank that has failed.
+                if new.map_err(|error| self.round.explained(error))? {
+                    self.round.mapped(member)?;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// What a member shows.
+    fn look(&self, owner: usize, block: &Packed) -> Result<Look> {
+        let look = self.blocks.look(self.round.sequence(), owner, block.bytes);
+        look.ok_or_else(|| self.round.unreadable(owner, "a block"))
+    }
+
+    /// Keeps a letter of the previous rank, or what a member says of its mapping.
+    fn keep(&mut self, member: usize, letter: Letter) -> Result<()> {
+        match letter.kind {
+            Kind::Mapped => {
+                self.unmapped.retain(|unmapped| *unmapped != member);
+                self.round.done(letter)
+            }
+            Kind::Data if member == self.previous => {
+                let Letter { from, kind, numbers, body } = letter;
+                self.early.push_back(Letter { from, kind, numbers, body: body.owned()? });
+                Ok(())
+            }
+            _ => Err(self.round.unreadable(member, "a message")),
+        }
+    }
+
+    /// Before new memory is closed, all must have opened it.
+    fn wait_for_mappings(&mut self) -> Result<()> {
+        while !self.unmapped.is_empty() {
+            let (member, letter) = self.round.next(|member| self.unmapped.contains(&member))?;
+            self.keep(member, letter)?;
+        }
+        self.blocks.all_have_mapped();
+        Ok(())
+    }
+
+    /// The next message of the previous rank.
+    fn next_part(&mut self) -> Result<Letter> {
+        loop {
+            if let Some(letter) = self.early.pop_front() {
+                return Ok(letter);
+            }
+            let previous = self.previous;
+            let (member, letter) = self.round.next(|member| member == previous)?;
+            self.keep(member, letter)?;
+        }
+    }
+
+    /// The next block from the previous rank.
+    fn receive(&mut self, owner: usize, coming: &Packed, lengths: &[usize]) -> Result<Arc<Bytes>> {
+        let parts = coming.bytes.div_ceil(self.limit).max(1);
+        let mut whole = Bytes::zeroed(if parts > 1 { coming.bytes } else { 0 })?;
+        for part in 0..parts {
+            let letter = self.next_part()?;
+            let [number, length, ..] = letter.numbers;
+            if number != self.received {
+                return Err(self.round.unreadable(self.previous, "a message out of turn"));
+            }
+            self.received += 1;
+            check_length(owner, usize::try_from(length).unwrap_or(usize::MAX), lengths)?;
+            let start = part * self.limit;
+            let expected = (coming.bytes - start).min(self.limit);
+            let body = letter.body.into_bytes()?;
+            let found = body.as_ref().map_or(0, |body| body.len());
+            if found != expected {
+                return Err(Error::Plan(format!(
+                    "rank {owner}'s block comes in {found} bytes, where the call says {expected}"
+                )));
+            }
+            match body {
+                Some(body) if parts == 1 => return Ok(body),
+                Some(body) => whole.as_mut_slice()[start..start + found].copy_from_slice(&body),
+                None => {}
+            }
+        }
+        Ok(Arc::new(whole))
     }
 
     /// Sends a block to the next rank, in parts if it is long.
@@ -179,17 +307,26 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
     }
 }
 
-/// A copy of this rank's block, to be passed on.
-fn pack<T: Element>(scope: Scope<'_, Cpu>, block: KeyValue<'_, T, Cpu>, packed: &Packed) -> Result<Bytes> {
-    if block.value.shape() != block.key.shape() {
+/// Looks whether this rank's block is what the call says.
+fn check_block<T: Element>(me: usize, block: KeyValue<'_, T, Cpu>, lengths: &[usize]) -> Result<()> {
+    let (key, value) = (block.key.shape(), block.value.shape());
+    if key != value {
         return Err(Error::Plan(format!(
-            "a block of keys {:?} and values {:?}, which must be alike",
-            block.key.shape(),
-            block.value.shape()
+            "a block of keys {key:?} and values {value:?}, which must be alike"
         )));
     }
-    let mut body = Bytes::zeroed(packed.bytes)?;
-    let base = body.as_mut_slice().as_mut_ptr();
+    check_length(me, key[1], lengths)
+}
+
+/// Copies this rank's block into memory that is as long as it is packed.
+fn pack<T: Element>(
+    scope: Scope<'_, Cpu>,
+    block: KeyValue<'_, T, Cpu>,
+    packed: &Packed,
+    memory: &mut [u8],
+) -> Result<()> {
+    assert_eq!(memory.len(), packed.bytes);
+    let base = memory.as_mut_ptr();
     let copy = |of: View<'_, T, Cpu>, start: usize| StridedCopy {
         source: of.base().as_ptr().cast_const().cast(),
         destination: base.wrapping_add(start),
@@ -198,7 +335,7 @@ fn pack<T: Element>(scope: Scope<'_, Cpu>, block: KeyValue<'_, T, Cpu>, packed: 
         source_strides: of.strides(),
         destination_strides: contiguous_strides(packed.shape),
     };
-    // SAFETY: both tensors are lent for this call and have the packed shape, of which the body holds two.
-    unsafe { Cpu::copy(scope.queue(), &[copy(block.key, 0), copy(block.value, packed.values)]) }?;
-    Ok(body)
+    // SAFETY: both tensors are lent for this call and have the packed shape (`check_block`), of which the memory, which is
+    // borrowed exclusively, holds two.
+    unsafe { Cpu::copy(scope.queue(), &[copy(block.key, 0), copy(block.value, packed.values)]) }
 }

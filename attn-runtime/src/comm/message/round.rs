@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::note::{Kind, Note};
-use super::world::{Letter, Wait, World, unreadable};
+use super::world::{Letter, Parcel, Wait, World, unreadable};
 use super::{Bytes, Link};
 use crate::comm::Call;
 use crate::error::{Error, Result};
@@ -48,7 +48,7 @@ impl<'g, L: Link> Round<'g, L> {
         let mut calls = vec![None; group.members.len()];
         calls[group.me] = Some(call.fingerprint());
         let round = Self { world, group, call, sequence, calls, waited: Cell::new(Duration::ZERO) };
-        round.world.begin(&round.wait(Duration::ZERO, &Vec::new))?;
+        round.world.begin(&round.wait(Duration::ZERO, &Vec::new, &[]))?;
         Ok(round)
     }
 
@@ -81,9 +81,54 @@ impl<'g, L: Link> Round<'g, L> {
         self.send(member, Kind::Data, numbers, body)
     }
 
+    /// Says that what a member shows has been mapped.
+    pub(super) fn mapped(&self, member: usize) -> Result<()> {
+        self.send(member, Kind::Mapped, [0; 5], None)
+    }
+
+    /// Whether two members share memory.
+    pub(super) fn share(&self, one: usize, other: usize) -> bool {
+        let [one, other] = [one, other].map(|member| self.group.members[member]);
+        self.world.pairs().is_some_and(|pairs| pairs.share(one, other))
+    }
+
+    /// Whether messages to a member go through shared memory.
+    pub(super) fn reaches(&self, member: usize) -> bool {
+        self.world.reaches(self.group.members[member])
+    }
+
+    /// Whether a message to a member would go out now.
+    pub(super) fn has_room(&self, member: usize) -> bool {
+        self.world.has_room(self.group.members[member])
+    }
+
+    /// Memory for a body of so many bytes to a member.
+    pub(super) fn parcel(&self, member: usize, length: usize) -> Result<Parcel> {
+        self.world.parcel(self.group.members[member], length)
+    }
+
+    /// As [`call`](Self::call), with a parcel.
+    pub(super) fn call_with(&self, member: usize, [a, b, c, d]: [u64; 4], parcel: Parcel) -> Result<()> {
+        let note = self.note(Kind::Call, [self.call.fingerprint(), a, b, c, d]);
+        self.world.post(self.group.members[member], &note, parcel)
+    }
+
+    /// As [`data`](Self::data), with a parcel.
+    pub(super) fn data_with(&self, member: usize, numbers: [u64; 5], parcel: Parcel) -> Result<()> {
+        self.world.post(self.group.members[member], &self.note(Kind::Data, numbers), parcel)
+    }
+
+    /// Gives back what a letter has brought.
+    pub(super) fn done(&self, letter: Letter) -> Result<()> {
+        self.world.done(letter)
+    }
+
     fn send(&self, member: usize, kind: Kind, numbers: [u64; 5], body: Option<Arc<Bytes>>) -> Result<()> {
-        let note = Note { kind, group: self.group.number, sequence: self.sequence, numbers };
-        self.world.send(self.group.members[member], &note, body)
+        self.world.send(self.group.members[member], &self.note(kind, numbers), body)
+    }
+
+    const fn note(&self, kind: Kind, numbers: [u64; 5]) -> Note {
+        Note { kind, group: self.group.number, sequence: self.sequence, numbers }
     }
 
     /// A letter of this collective, if one has come, and the member that sent it.
@@ -100,16 +145,30 @@ impl<'g, L: Link> Round<'g, L> {
     /// # Errors
     /// If ranks call differently, the world fails, a rank is lost, a needed one has left, or the deadline passes.
     pub(super) fn next(&mut self, pending: impl Fn(usize) -> bool) -> Result<(usize, Letter)> {
+        loop {
+            if let Some(letter) = self.next_or_room(&pending, &[])? {
+                return Ok(letter);
+            }
+        }
+    }
+
+    /// As [`next`](Self::next); none as soon as there is room for a message to one of the `unsent` members.
+    pub(super) fn next_or_room(
+        &mut self,
+        pending: impl Fn(usize) -> bool,
+        unsent: &[usize],
+    ) -> Result<Option<(usize, Letter)>> {
         let started = Instant::now();
         let left = self.world.deadline.saturating_sub(self.waited.get());
-        let needed = || self.missing(&pending);
-        let letter = self.world.next(&self.wait(left, &needed))?;
-        self.waited.set(match letter.kind {
+        let needed = || self.missing(|member| pending(member) || unsent.contains(&member));
+        let ranks: Vec<usize> = unsent.iter().map(|member| self.group.members[*member]).collect();
+        let letter = self.world.next(&self.wait(left, &needed, &ranks))?;
+        self.waited.set(match &letter {
             // Who has come is waited for from the beginning on; what is moved, from piece to piece.
-            Kind::Data => Duration::ZERO,
-            _ => self.waited.get() + started.elapsed(),
+            Some(Letter { kind: Kind::Call | Kind::Words, .. }) => self.waited.get() + started.elapsed(),
+            _ => Duration::ZERO,
         });
-        self.admit(letter)
+        letter.map(|letter| self.admit(letter)).transpose()
     }
 
     /// Whether the world is well, as far as is known without waiting: for who has something to do that takes long.
@@ -117,10 +176,19 @@ impl<'g, L: Link> Round<'g, L> {
     /// # Errors
     /// If it is not.
     pub(super) fn check(&self) -> Result<()> {
-        match self.world.failure() {
-            Some(failure) => Err(failure.error),
-            None => Ok(()),
+        self.world.check(&self.wait(Duration::ZERO, &Vec::new, &[]))
+    }
+
+    /// The failure from which an error follows, if one is told soon, or else the error.
+    pub(super) fn explained(&self, error: Error) -> Error {
+        let until = Instant::now() + QUARREL;
+        while Instant::now() < until {
+            if let Err(failure) = self.check() {
+                return failure;
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
+        error
     }
 
     /// Whether a member has come.
@@ -141,6 +209,7 @@ impl<'g, L: Link> Round<'g, L> {
                 return Err(self.unreadable(member, "a message"));
             }
             said(member, &letter)?;
+            self.done(letter)?;
         }
         Ok(())
     }
@@ -158,12 +227,18 @@ impl<'g, L: Link> Round<'g, L> {
         missing
     }
 
-    fn wait<'w>(&'w self, left: Duration, needed: &'w dyn Fn() -> Vec<usize>) -> Wait<'w> {
+    fn wait<'w>(
+        &'w self,
+        left: Duration,
+        needed: &'w dyn Fn() -> Vec<usize>,
+        unsent: &'w [usize],
+    ) -> Wait<'w> {
         Wait {
             collective: (self.group.number, self.sequence),
             call: &self.call,
             until: Instant::now() + left.min(FOREVER),
             needed,
+            unsent,
         }
     }
 
@@ -202,7 +277,7 @@ impl<'g, L: Link> Round<'g, L> {
             return error;
         }
         let mut hear = |calls: &mut [Option<u64>], member: usize, letter: &Letter| {
-            let text = letter.body.as_deref().map_or(&[][..], |body| body);
+            let text = letter.body.bytes();
             calls[member] = Some(letter.numbers[0]);
             if letter.kind == Kind::Words {
                 words[member] = Some(String::from_utf8_lossy(text).into_owned());
@@ -213,8 +288,9 @@ impl<'g, L: Link> Round<'g, L> {
         let until = Instant::now() + QUARREL;
         while !complete {
             let left = until.saturating_duration_since(Instant::now());
-            let letter = match self.world.next(&self.wait(left, &Vec::new)) {
-                Ok(letter) => letter,
+            let letter = match self.world.next(&self.wait(left, &Vec::new, &[])) {
+                Ok(Some(letter)) => letter,
+                Ok(None) => continue,
                 // Who has not come by now is not heard.
                 Err(Error::Deadline { .. }) => break,
                 Err(error) => return error,

@@ -6,12 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::note::{Kind, Note};
+use super::shared::{Body, Pairs, Shared, Slot, Taken};
 use super::{Bytes, Event, Link, failure};
 use crate::comm::Call;
 use crate::error::{Error, Result};
 
 /// For how long one wait keeps the link from other threads of this rank.
 const TURN: Duration = Duration::from_millis(10);
+
+/// How long a wait looks at shared memory alone before it sleeps.
+const AWAKE: Duration = Duration::from_micros(200);
+
+/// How many looks at shared memory come to one at the link.
+const LOOKS: u32 = 32;
 
 /// How long a rank that ends waits for what it has sent to go out.
 const GRACE: Duration = Duration::from_secs(2);
@@ -33,7 +40,7 @@ pub(super) struct Letter {
     pub(super) from: usize,
     pub(super) kind: Kind,
     pub(super) numbers: [u64; 5],
-    pub(super) body: Option<Arc<Bytes>>,
+    pub(super) body: Body,
 }
 
 /// The failure that brought the world down.
@@ -52,10 +59,30 @@ pub(super) struct Wait<'w> {
     pub(super) until: Instant,
     /// The ranks from which messages are needed, numbered in the world.
     pub(super) needed: &'w dyn Fn() -> Vec<usize>,
+    /// The ranks for which this one has something to send, for which there was no slot.
+    pub(super) unsent: &'w [usize],
+}
+
+/// Memory for the body of a message, to be filled.
+pub(super) enum Parcel {
+    /// For a link.
+    Bytes(Bytes),
+    /// For a rank that shares memory.
+    Slot(Slot),
+}
+
+impl Parcel {
+    pub(super) fn as_mut_slice(&mut self) -> &mut [u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.as_mut_slice(),
+            Self::Slot(slot) => slot.as_mut_slice(),
+        }
+    }
 }
 
 struct State<L> {
     link: L,
+    shared: Option<Shared>,
     /// What has come and not been asked for, by group and number of the collective.
     mail: HashMap<(u64, u64), VecDeque<Letter>>,
     peers: Vec<Peer>,
@@ -78,7 +105,7 @@ impl<L: Link> World<L> {
     pub(super) fn new(link: L, deadline: Duration) -> Self {
         let (rank, size) = (link.rank(), link.size());
         let peers = vec![Peer::Here; size];
-        let state = State { link, mail: HashMap::new(), peers, failure: None, closed: false };
+        let state = State { link, shared: None, mail: HashMap::new(), peers, failure: None, closed: false };
         Self { rank, size, deadline, state: Mutex::new(state), wanted: AtomicUsize::new(0) }
     }
 
@@ -87,6 +114,21 @@ impl<L: Link> World<L> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         self.wanted.fetch_sub(1, Ordering::Relaxed);
         state
+    }
+
+    /// Lets ranks of one host share memory. Nothing may be under way.
+    pub(super) fn share(&self, shared: Shared) {
+        self.state().shared = Some(shared);
+    }
+
+    /// Who shares memory with whom; none if nobody does with this rank.
+    pub(super) fn pairs(&self) -> Option<Arc<Pairs>> {
+        self.state().shared.as_ref().map(Shared::pairs)
+    }
+
+    /// Whether messages to a rank go through shared memory.
+    pub(super) fn reaches(&self, rank: usize) -> bool {
+        self.state().reaches(rank)
     }
 
     /// Whether a rank makes no further call, by rank, as far as is known.
@@ -99,7 +141,47 @@ impl<L: Link> World<L> {
 
     /// Sends a message to a rank.
     pub(super) fn send(&self, to: usize, note: &Note, body: Option<Arc<Bytes>>) -> Result<()> {
-        self.state().link.send(to, note.head(), body)
+        let state = &mut *self.state();
+        match &mut state.shared {
+            Some(shared) if shared.reaches(to) => shared.send(&mut state.link, to, note.head(), body),
+            _ => state.link.send(to, note.head(), body),
+        }
+    }
+
+    /// Whether a message to a rank would go out now: links take any, shared memory what it has slots for.
+    pub(super) fn has_room(&self, to: usize) -> bool {
+        let state = self.state();
+        !state.reaches(to) || state.has_room(&[to])
+    }
+
+    /// Memory for a body of so many bytes to a rank: in shared memory, if there is a slot.
+    pub(super) fn parcel(&self, to: usize, length: usize) -> Result<Parcel> {
+        let slot = self.state().shared.as_mut().and_then(|shared| shared.slot(to, length));
+        slot.map_or_else(|| Bytes::zeroed(length).map(Parcel::Bytes), |slot| Ok(Parcel::Slot(slot)))
+    }
+
+    /// Sends a parcel to the rank for which it was made.
+    pub(super) fn post(&self, to: usize, note: &Note, parcel: Parcel) -> Result<()> {
+        let slot = match parcel {
+            Parcel::Bytes(bytes) => return self.send(to, note, Some(Arc::new(bytes))),
+            Parcel::Slot(slot) => slot,
+        };
+        let state = &mut *self.state();
+        match &mut state.shared {
+            Some(shared) => shared.send_slot(&mut state.link, to, note.head(), &slot),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives back what a letter has brought.
+    pub(super) fn done(&self, letter: Letter) -> Result<()> {
+        let (from, lent) = (letter.from, matches!(letter.body, Body::Lent(_)));
+        drop(letter);
+        let state = &mut *self.state();
+        match &mut state.shared {
+            Some(shared) if lent => shared.given_back(from, &mut state.link),
+            _ => Ok(()),
+        }
     }
 
     /// Begins a collective: what has come so far is sorted, and what came for earlier ones of its group forgotten.
@@ -113,6 +195,16 @@ impl<L: Link> World<L> {
             return Err(Error::RankLeft { rank: self.rank, operation: wait.call.to_string(), sequence });
         }
         state.mail.retain(|&(other, number), _| other != group || number >= sequence);
+        drop(state);
+        self.check(wait)
+    }
+
+    /// Looks, without waiting, whether a collective can go on.
+    ///
+    /// # Errors
+    /// As [`next`](Self::next), but for the time.
+    pub(super) fn check(&self, wait: &Wait<'_>) -> Result<()> {
+        let mut state = self.state();
         state.collect()?;
         state.check(wait)
     }
@@ -120,43 +212,57 @@ impl<L: Link> World<L> {
     /// A message of a collective, if one has come.
     pub(super) fn poll(&self, collective: (u64, u64)) -> Result<Option<Letter>> {
         let mut state = self.state();
-        if let Some(letter) = state.take(collective) {
+        if let Some(letter) = state.take(collective)? {
             return Ok(Some(letter));
         }
         state.collect()?;
-        Ok(state.take(collective))
+        state.take(collective)
     }
 
-    /// The next message of a collective.
+    /// The next message of a collective; none when there is a slot for something unsent.
     ///
     /// # Errors
     /// If the world fails, a rank is lost, a needed one has left, or the time is over.
-    pub(super) fn next(&self, wait: &Wait<'_>) -> Result<Letter> {
-        loop {
+    pub(super) fn next(&self, wait: &Wait<'_>) -> Result<Option<Letter>> {
+        let started = Instant::now();
+        for look in 0.. {
             let mut state = self.state();
-            if let Some(letter) = state.take(wait.collective) {
-                return Ok(letter);
+            if let Some(letter) = state.take(wait.collective)? {
+                return Ok(Some(letter));
             }
-            state.check(wait)?;
+            if state.has_room(wait.unsent) {
+                return Ok(None);
+            }
             let now = Instant::now();
-            if now >= wait.until {
-                return Err(Error::Deadline {
-                    operation: wait.call.to_string(),
-                    sequence: wait.collective.1,
-                    seconds: self.deadline.as_secs_f64(),
-                    missing: (wait.needed)(),
-                });
-            }
-            if let Some(event) = state.link.receive(wait.until.min(now + TURN))? {
-                state.sort(event);
-                state.collect()?;
+            let roomy = state.shared.as_ref().filter(|_| now - started < AWAKE).map(|shared| shared.roomy);
+            if roomy.is_none() || look % LOOKS == 0 {
+                state.check(wait)?;
+                if now >= wait.until {
+                    return Err(Error::Deadline {
+                        operation: wait.call.to_string(),
+                        sequence: wait.collective.1,
+                        seconds: self.deadline.as_secs_f64(),
+                        missing: (wait.needed)(),
+                    });
+                }
+                let until = if roomy.is_some() { now } else { wait.until.min(now + TURN) };
+                if let Some(event) = state.rest(until, wait)? {
+                    state.sort(event);
+                    state.collect()?;
+                }
             }
             drop(state);
-            if self.wanted.load(Ordering::Relaxed) > 0 {
+            match roomy {
+                Some(true) => core::hint::spin_loop(),
+                Some(false) => std::thread::yield_now(),
                 // A mutex need not be fair: without this the thread that holds it would take it again.
-                std::thread::sleep(Duration::from_micros(50));
+                None if self.wanted.load(Ordering::Relaxed) > 0 => {
+                    std::thread::sleep(Duration::from_micros(50));
+                }
+                None => {}
             }
         }
+        Ok(None)
     }
 
     /// Makes an error the world's, unless it has one: then it is that one, or follows from it.
@@ -191,8 +297,46 @@ impl<L: Link> World<L> {
 }
 
 impl<L: Link> State<L> {
-    fn take(&mut self, collective: (u64, u64)) -> Option<Letter> {
-        self.mail.get_mut(&collective)?.pop_front()
+    /// A message of a collective that has come. What comes through shared memory for others is kept for them.
+    fn take(&mut self, collective: (u64, u64)) -> Result<Option<Letter>> {
+        if let Some(letter) = self.mail.get_mut(&collective).and_then(VecDeque::pop_front) {
+            return Ok(Some(letter));
+        }
+        while let Some(shared) = &mut self.shared {
+            let Some(Taken { from, head, body }) = shared.take(&mut self.link)? else { break };
+            match Note::read(head) {
+                Some(Note { kind, group, sequence, numbers }) if (group, sequence) == collective => {
+                    return Ok(Some(Letter { from, kind, numbers, body }));
+                }
+                Some(note) => {
+                    let body = body.owned()?;
+                    shared.given_back(from, &mut self.link)?;
+                    self.file(from, note, body);
+                }
+                None => self.fail(Failure { error: unreadable(from, "a head"), told: false }, None),
+            }
+        }
+        Ok(None)
+    }
+
+    fn reaches(&self, rank: usize) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.reaches(rank))
+    }
+
+    /// Whether there is a slot for a message to one of these ranks.
+    fn has_room(&self, ranks: &[usize]) -> bool {
+        self.shared.as_ref().is_some_and(|shared| ranks.iter().any(|rank| shared.has_room(*rank)))
+    }
+
+    /// Waits for an event of the link, or until whoever shares memory says that there is something.
+    fn rest(&mut self, until: Instant, wait: &Wait<'_>) -> Result<Option<Event>> {
+        let Some(shared) = &self.shared else { return self.link.receive(until) };
+        shared.sleep();
+        // What came before the others could see that this rank sleeps is seen here.
+        let found = shared.has_mail() || self.has_room(wait.unsent);
+        let event = self.link.receive(if found { Instant::now() } else { until });
+        shared.awake();
+        event
     }
 
     /// Sorts all that has come, without waiting.
@@ -225,7 +369,7 @@ impl<L: Link> State<L> {
     fn sort(&mut self, event: Event) {
         match event {
             Event::Message { from, head, body } => match Note::read(head) {
-                Some(note) => self.file(from, note, body),
+                Some(note) => self.file(from, note, body.map_or(Body::None, Body::Owned)),
                 None => self.fail(Failure { error: unreadable(from, "a head"), told: false }, None),
             },
             Event::Lost { rank, why } => {
@@ -236,15 +380,15 @@ impl<L: Link> State<L> {
         }
     }
 
-    fn file(&mut self, from: usize, note: Note, body: Option<Arc<Bytes>>) {
+    fn file(&mut self, from: usize, note: Note, body: Body) {
         let Note { kind, group, sequence, numbers } = note;
         match kind {
-            Kind::Call | Kind::Data | Kind::Words => {
+            Kind::Call | Kind::Data | Kind::Words | Kind::Mapped => {
                 let letter = Letter { from, kind, numbers, body };
                 self.mail.entry((group, sequence)).or_default().push_back(letter);
             }
             Kind::Failure => {
-                let error = failure::read(body.as_deref().map_or(&[], |body| body), from);
+                let error = failure::read(body.bytes(), from);
                 self.fail(Failure { error, told: true }, Some(from));
             }
             Kind::Farewell => {
@@ -252,6 +396,13 @@ impl<L: Link> State<L> {
                     *peer = Peer::Left;
                 }
             }
+            Kind::Body => {
+                if let Some(shared) = &mut self.shared {
+                    shared.body(from, body);
+                }
+            }
+            // It has woken who slept.
+            Kind::Bell => {}
         }
     }
 

@@ -32,8 +32,11 @@ const LOOKS: u32 = 3;
 /// How long a rank that waits looks again and again, before it sleeps between looks.
 const EAGER: Duration = Duration::from_micros(100);
 
-/// The longest sleep between looks, and the longest while something is on its way.
-const SLEEP: (Duration, Duration) = (Duration::from_millis(1), Duration::from_micros(50));
+/// The longest sleep between looks.
+const SLEEP: Duration = Duration::from_millis(1);
+
+/// While something is on its way, sleeps are shorter for so long.
+const BUSY: (Duration, Duration) = (Duration::from_micros(50), Duration::from_millis(20));
 
 /// A rank's end of an MPI world. Made by [`world`](super::world).
 ///
@@ -294,15 +297,16 @@ impl MpiLink {
         !self.sends.is_empty() || self.arriving.iter().any(|arriving| !arriving.is_empty())
     }
 
-    /// Waits a moment: the shorter, the more recently something came.
-    fn pause(&self, until: Option<Instant>) {
+    /// Waits a moment: the shorter, the more recently this wait began or something came.
+    fn pause(&self, began: Instant, until: Option<Instant>) {
         let now = Instant::now();
-        let quiet = now.saturating_duration_since(self.active);
+        let quiet = now.saturating_duration_since(self.active.max(began));
         if quiet < EAGER {
             std::thread::yield_now();
             return;
         }
-        let longest = if self.busy() { SLEEP.1 } else { SLEEP.0 };
+        let busy = now.saturating_duration_since(self.active) < BUSY.1 && self.busy();
+        let longest = if busy { BUSY.0 } else { SLEEP };
         let left = until.map_or(longest, |until| until.saturating_duration_since(now));
         std::thread::sleep((quiet / 8).min(longest).min(left));
     }
@@ -310,7 +314,8 @@ impl MpiLink {
     /// Tells every rank how this one leaves, and gets out what was sent. Waits for the others' farewells while all are
     /// well, else for `grace` alone. Whether all were.
     fn part(&mut self, farewell: Farewell, grace: Duration) -> Result<bool> {
-        let until = Instant::now() + grace;
+        let began = Instant::now();
+        let until = began + grace;
         let kind = if farewell == Farewell::Well { Kind::Well } else { Kind::Ill };
         let me = self.rank;
         for to in (0..self.size).filter(|&to| to != me) {
@@ -325,7 +330,7 @@ impl MpiLink {
             match self.sends.is_empty() && (ill || all) {
                 true => return Ok(!ill),
                 false if ill && Instant::now() >= until => return Ok(false),
-                false => self.pause(ill.then_some(until)),
+                false => self.pause(began, ill.then_some(until)),
             }
         }
     }
@@ -360,6 +365,7 @@ impl Link for MpiLink {
     }
 
     fn receive(&mut self, until: Instant) -> Result<Option<Event>> {
+        let began = Instant::now();
         for look in 1_u32.. {
             if let Some(event) = self.events.pop_front() {
                 return Ok(Some(event));
@@ -369,7 +375,7 @@ impl Link for MpiLink {
                 if Instant::now() >= until {
                     break;
                 }
-                self.pause(Some(until));
+                self.pause(began, Some(until));
             }
         }
         Ok(None)

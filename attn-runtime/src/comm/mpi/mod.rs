@@ -19,7 +19,8 @@
 //! other ranks can say what they have heard.
 //!
 //! A program that has started MPI itself (with `MPI_THREAD_SERIALIZED` or more) keeps it: worlds come and go, MPI stays,
-//! and the end of the job is the program's own affair.
+//! and the end of the job is the program's own affair. It must not call MPI while a collective is under way, unless it has
+//! started MPI with `MPI_THREAD_MULTIPLE`.
 
 mod ffi;
 mod link;

@@ -6,6 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddr
 use crate::comm::Place;
 use crate::error::{Error, Result};
 
+/// As errors call it.
+pub(super) const MEETING: &str = "the place where ranks meet";
+
 /// Where the ranks of a world meet.
 #[derive(Clone, Debug)]
 pub(super) struct Meeting {
@@ -31,7 +34,7 @@ impl Meeting {
     /// is not this machine's own, as that of a service may be, or a name that means 127.0.0.1 here and something else there.
     pub(super) fn listen(&self) -> Result<TcpListener> {
         let unavailable = |why: String, cure: &str| Error::Unavailable {
-            what: "the place where ranks meet",
+            what: MEETING,
             why: format!("rank 0 cannot listen at {self}: {why}"),
             cure: cure.into(),
         };

@@ -141,14 +141,16 @@ impl Hall {
     fn greet(&self, number: u64, stream: TcpStream, from: SocketAddr, host: &impl Host) {
         let until = Instant::now() + PATIENCE;
         // Who has said nothing sensible is told nothing.
-        let Ok(question) = Question::receive(&stream, until) else { return self.forget(number) };
+        let question = Question::receive(&stream, until);
+        // From here on it is not in the way of others, and must not be sent off to make room for them.
+        self.forget(number);
+        let Ok(question) = question else { return };
         let answer = host.judge(&question);
         let heard = answer.send(&stream, until).and_then(|()| {
             stream.set_read_timeout(None)?;
             stream.set_write_timeout(None)?;
             stream.set_nodelay(true)
         });
-        self.forget(number);
         match (answer, heard) {
             (Answer::Welcome(_), Ok(())) => host.enter(&question, stream),
             (Answer::Welcome(_), Err(_)) => host.missed(&question),
@@ -157,9 +159,9 @@ impl Hall {
     }
 
     fn note(&self, note: String) {
-        log::warn!("turned away {note}");
         let mut notes = self.notes.lock().unwrap_or_else(PoisonError::into_inner);
         if notes.len() < NOTES {
+            log::warn!("turned away {note}");
             notes.push(note);
         }
     }

@@ -24,7 +24,6 @@ pub(super) enum Room {
 }
 
 /// What who comes says of itself. Always as long, so that nothing is read that a stranger announces.
-#[derive(Clone, Debug)]
 pub(super) struct Question {
     pub(super) version: u32,
     pub(super) room: u32,

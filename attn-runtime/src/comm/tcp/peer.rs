@@ -127,7 +127,10 @@ fn ending(error: &io::Error) -> String {
         ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => {
             "its process has ended or was killed: its connection was closed without a good-bye".into()
         }
-        ErrorKind::TimedOut => "its machine does not answer: it is down, or the network between".into(),
+        ErrorKind::TimedOut
+        | ErrorKind::HostUnreachable
+        | ErrorKind::NetworkUnreachable
+        | ErrorKind::NetworkDown => "its machine does not answer: it is down, or the network between".into(),
         _ => format!("its connection has failed: {error}"),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::address::Meeting;
+use super::address::{MEETING, Meeting};
 use super::hello::{Answer, Question, Room};
 use super::keeper::Keeper;
 use super::request::{Reply, Request, SLICE, Wish, listed};
@@ -18,6 +18,9 @@ use crate::error::{Error, Result};
 
 /// How long an answer that needs no wait may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a rank that gives up may take to tell the others, and to be told.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// What the ranks do together here, as errors name it.
 const OPERATION: &str = "the start of the world";
@@ -47,7 +50,7 @@ impl Store {
     /// waits of this handle end.
     ///
     /// # Errors
-    /// - [`Error::Unavailable`] if rank 0 cannot listen there, or nobody does by the deadline.
+    /// - [`Error::Unavailable`] if rank 0 cannot listen there, nobody does by the deadline, or the others wait no longer.
     /// - [`Error::Environment`] if rank 0 turns this process away: for another token, another number of ranks, another
     ///   version, or because the rank is there already.
     pub fn open(place: &Place, deadline: Duration) -> Result<Self> {
@@ -235,7 +238,9 @@ impl Store {
         wait: Duration,
     ) -> Result<Reply> {
         let stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
-        let until = Instant::now() + wait + PATIENCE;
+        // After the deadline, a little longer: the answer may be on its way.
+        let last = (self.until + FAREWELL).max(Instant::now() + FAREWELL);
+        let until = last.min(Instant::now() + wait + PATIENCE);
         let request = Request { wish, key: key.to_vec(), value: value.to_vec(), wait };
         let reply = request.send(&stream, until).and_then(|()| Reply::receive(&stream, until));
         reply.map_err(|error| {
@@ -270,7 +275,7 @@ fn visit(
         sleep(pause.min(left));
         if left <= pause {
             return Err(Error::Unavailable {
-                what: "the place where ranks meet",
+                what: MEETING,
                 why: format!("rank {rank} waited {} s for rank 0 at {meeting}: {why}", deadline.as_secs_f64()),
                 cure: "is rank 0 started, are `ATTN_MASTER_ADDR` and `ATTN_MASTER_PORT` right, and is the port open?"
                     .into(),
@@ -301,5 +306,11 @@ pub(super) fn knock(
 
 fn turned_away(rank: usize, meeting: &Meeting, answer: Answer, question: &Question) -> Error {
     let why = answer.why(question);
-    Error::Environment(format!("rank {rank} was turned away by rank 0 at {meeting}: {why}"))
+    let why = format!("rank {rank} was turned away by rank 0 at {meeting}: {why}");
+    match answer {
+        Answer::Over => {
+            Error::Unavailable { what: MEETING, why, cure: "see what the other ranks say".into() }
+        }
+        _ => Error::Environment(why),
+    }
 }

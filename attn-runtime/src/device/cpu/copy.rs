@@ -7,6 +7,65 @@ use crate::device::StridedCopy;
 /// # Safety
 /// As [`Device::copy`](crate::device::Device::copy) asks of each copy.
 pub(super) unsafe fn strided(copy: &StridedCopy) {
+    // SAFETY: the caller's contract is that of `by_runs`, whose runs do not overlap.
+    unsafe {
+        by_runs(copy, |source, destination, run| core::ptr::copy_nonoverlapping(source, destination, run))
+    };
+}
+
+/// Makes strided copies whose destinations are more than the caches hold: what is written goes to memory, and the lines
+/// that it fills are not read first.
+///
+/// # Safety
+/// As [`strided`], for each copy.
+pub(super) unsafe fn past_caches(copies: &[StridedCopy]) {
+    for copy in copies {
+        // SAFETY: the caller's contract is that of `by_runs`, whose runs do not overlap.
+        unsafe { by_runs(copy, |source, destination, run| stream(source, destination, run)) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has it.
+    unsafe {
+        core::arch::x86_64::_mm_sfence();
+    }
+}
+
+/// Copies bytes past the caches, where the processor can. Other threads may see them after a fence.
+///
+/// # Safety
+/// Both ends are so many bytes long, and do not overlap.
+#[cfg(target_arch = "x86_64")]
+unsafe fn stream(source: *const u8, destination: *mut u8, bytes: usize) {
+    use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+    const LINE: usize = 64;
+    const PART: usize = size_of::<__m128i>();
+    let before = destination.align_offset(LINE).min(bytes);
+    let lines = (bytes - before) / LINE;
+    // SAFETY: all offsets are below `bytes`; what is streamed starts at a multiple of a line.
+    unsafe {
+        core::ptr::copy_nonoverlapping(source, destination, before);
+        for at in (before..before + lines * LINE).step_by(LINE) {
+            let line = [0, 1, 2, 3].map(|part| _mm_loadu_si128(source.add(at + part * PART).cast()));
+            for (part, value) in line.into_iter().enumerate() {
+                _mm_stream_si128(destination.add(at + part * PART).cast(), value);
+            }
+        }
+        let after = before + lines * LINE;
+        core::ptr::copy_nonoverlapping(source.add(after), destination.add(after), bytes - after);
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+unsafe fn stream(source: *const u8, destination: *mut u8, bytes: usize) {
+    // SAFETY: the caller's contract.
+    unsafe { core::ptr::copy_nonoverlapping(source, destination, bytes) };
+}
+
+/// Cuts a strided copy into runs of bytes: source, destination, length.
+///
+/// # Safety
+/// As [`Device::copy`](crate::device::Device::copy) asks of the copy.
+unsafe fn by_runs(copy: &StridedCopy, mut body: impl FnMut(*const u8, *mut u8, usize)) {
     if copy.extent.contains(&0) {
         return;
     }
@@ -22,12 +81,14 @@ pub(super) unsafe fn strided(copy: &StridedCopy) {
                 let to = i0 * a0.destination + i1 * a1.destination + i2 * a2.destination;
                 for i3 in 0..steps {
                     // SAFETY: each index is inside the extents, so by the caller's contract source and destination
-                    // are elements of the two tensors, which do not overlap.
-                    unsafe {
-                        let source = copy.source.add((from + i3 * a3.source) * copy.item);
-                        let destination = copy.destination.add((to + i3 * a3.destination) * copy.item);
-                        core::ptr::copy_nonoverlapping(source, destination, run);
-                    }
+                    // are elements of the two tensors.
+                    let (source, destination) = unsafe {
+                        (
+                            copy.source.add((from + i3 * a3.source) * copy.item),
+                            copy.destination.add((to + i3 * a3.destination) * copy.item),
+                        )
+                    };
+                    body(source, destination, run);
                 }
             }
         }
@@ -83,7 +144,12 @@ mod tests {
     use crate::tensor::{Tensor, TensorLayout};
     use proptest::prelude::*;
 
-    fn copy_between(shape: [usize; 4], from: TensorLayout, to: TensorLayout) -> (Tensor<f32>, Tensor<f32>) {
+    fn copy_between(
+        shape: [usize; 4],
+        from: TensorLayout,
+        to: TensorLayout,
+        past: bool,
+    ) -> (Tensor<f32>, Tensor<f32>) {
         let source =
             Tensor::from_fn(from.permute(shape), |[a, b, c, d]| (a * 1000 + b * 100 + c * 10 + d) as f32)
                 .unwrap();
@@ -99,16 +165,20 @@ mod tests {
                 destination_strides: t.strides(),
             };
             // SAFETY: two tensors of the same shape, borrowed.
-            unsafe { strided(&copy) };
+            unsafe { if past { past_caches(&[copy]) } else { strided(&copy) } };
         }
         (source, target)
     }
 
     proptest! {
         #[test]
-        fn every_element_arrives_in_any_layout(shape in prop::array::uniform4(1_usize..6), from in 0_usize..3, to in 0_usize..3) {
+        fn every_element_arrives_in_any_layout(
+            mut shape in prop::array::uniform4(1_usize..6), wide in 1_usize..60, from in 0_usize..3, to in 0_usize..3, past: bool,
+        ) {
+            // Runs of several cache lines, that begin anywhere in one.
+            shape[3] *= wide;
             let (from, to) = (TensorLayout::ALL[from], TensorLayout::ALL[to]);
-            let (source, target) = copy_between(shape, from, to);
+            let (source, target) = copy_between(shape, from, to, past);
             let (s, t) = (source.view().permuted(from), target.view().permuted(to));
             for a in 0..shape[0] { for b in 0..shape[1] { for c in 0..shape[2] { for d in 0..shape[3] {
                 prop_assert_eq!(s.at([a, b, c, d]), t.at([a, b, c, d]));

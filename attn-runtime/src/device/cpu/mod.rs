@@ -17,6 +17,15 @@ use crate::error::Result;
 pub struct Cpu;
 
 impl Cpu {
+    /// As [`Device::copy`], for so many bytes that they are not found in the caches anyway when they are used next.
+    ///
+    /// # Safety
+    /// As [`Device::copy`].
+    pub(crate) unsafe fn copy_past_caches(copies: &[StridedCopy]) {
+        // SAFETY: the caller's contract is that of `past_caches`.
+        unsafe { copy::past_caches(copies) };
+    }
+
     /// Allocates zeroed memory; the processor needs no queue for it.
     pub(crate) fn allocate_bytes(bytes: usize) -> Result<CpuMemory> {
         CpuMemory::zeroed(bytes)

@@ -87,6 +87,13 @@ int launch(void (*kernel)(Parameters...), LaunchShape shape, void* stream, Argum
     return cudaLaunchKernelEx(&config, kernel, static_cast<Arguments&&>(arguments)...);
 }
 
+// Loads a kernel that a launch would load, which may wait for other kernels to end. Returns a cudaError_t.
+template <class... Parameters>
+int load(void (*kernel)(Parameters...)) {
+    cudaFuncAttributes attributes;
+    return cudaFuncGetAttributes(&attributes, kernel);
+}
+
 // A property of the current device, asked for once per device. Returns a cudaError_t.
 template <cudaDeviceAttr Attribute>
 int device_attribute(int* value) {

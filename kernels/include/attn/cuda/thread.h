@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #define ATTN_DEVICE __device__ __forceinline__
+#define ATTN_HOST_DEVICE __host__ __device__ __forceinline__
 #define ATTN_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define ATTN_GRID_CONSTANT __grid_constant__
 

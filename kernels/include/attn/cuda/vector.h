@@ -43,6 +43,12 @@ ATTN_DEVICE float natural_log(float x) { return logf(x); }
 // The value of the lane whose number differs by `mask`. All lanes of the warp take part.
 ATTN_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
+// The value of another lane. All lanes of the warp take part.
+ATTN_DEVICE uint32_t value_of_lane(uint32_t value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
+
+// For which lanes it holds, a bit for each. All lanes of the warp take part.
+ATTN_DEVICE uint32_t ballot(bool holds) { return __ballot_sync(0xffffffffu, holds); }
+
 ATTN_DEVICE void load_global_16(const void* from, uint32_t (&value)[4]) {
     asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(value[0]), "=r"(value[1]), "=r"(value[2]), "=r"(value[3])
@@ -53,6 +59,12 @@ ATTN_DEVICE void store_global_16(void* to, const uint32_t (&value)[4]) {
     asm volatile("st.global.L1::no_allocate.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(value[0]), "r"(value[1]),
                  "r"(value[2]), "r"(value[3])
                  : "memory");
+}
+
+// One to eight bytes.
+template <class Word>
+ATTN_DEVICE void store_global(Word* to, Word value) {
+    *to = value;
 }
 
 }  // namespace attn

@@ -18,7 +18,7 @@ use crate::random::positions;
 /// What one rank measured.
 struct Measured<D: Machine> {
     /// Of each call of the first runs, when it began and ended.
-    calls: Vec<[D::Mark; 2]>,
+    calls: Vec<[D::Moment; 2]>,
     /// Of each call of the second, how long its parts took: pre, kernel and post.
     phases: Vec<[Duration; 3]>,
     /// Bytes sent to other ranks in one call.
@@ -111,9 +111,9 @@ where
     let mut calls = Vec::with_capacity(problem.runs);
     for _ in 0..problem.runs {
         meet(&group, &mut arena, &queue)?;
-        let start = D::mark(&queue)?;
+        let start = D::moment(&queue)?;
         attend(&mut session)?;
-        calls.push([start, D::mark(&queue)?]);
+        calls.push([start, D::moment(&queue)?]);
     }
     let bytes = (session.traffic() - before).sent / problem.runs as u64;
 

@@ -15,7 +15,7 @@ use crate::random::positions;
 const KEYS: usize = 64;
 
 /// When something began and ended.
-type Span<D> = [<D as Machine>::Mark; 2];
+type Span<D> = [<D as Machine>::Moment; 2];
 
 /// Copies from shares of the positions to shares of the heads, and back: a tensor as large as the query, on `ranks`
 /// ranks at once.
@@ -47,10 +47,10 @@ pub(super) fn reshard<D: Machine, T: Element>(problem: &Problem, ranks: usize) -
         // Read once, and written once.
         let bytes = 2 * source.shape().iter().product::<usize>() * size_of::<T>();
         let [(times, floor)] = in_turns::<D, 1>(problem, &queue, [bytes], || {
-            let start = D::mark(&queue)?;
+            let start = D::moment(&queue)?;
             let mut transfers = [Transfer::new(plan, source.view(), destination.view_mut())?];
             group.exchange(arena.open(&queue)?, &SIGNATURE, &mut transfers)?;
-            Ok([[start, D::mark(&queue)?]])
+            Ok([[start, D::moment(&queue)?]])
         })?;
         Ok::<_, Failure>(row(name, ranks, times, bytes, floor))
     };
@@ -85,14 +85,14 @@ where
         in_turns::<D, 2>(problem, &queue, [made, divided], || {
             let scope = arena.open(&queue)?;
             let kv = KeyValue { key: key.view(), value: value.view() };
-            let begins = D::mark(&queue)?;
+            let begins = D::moment(&queue)?;
             let mut state = kernel.begin(scope, problem.query)?;
-            let begun = D::mark(&queue)?;
+            let begun = D::moment(&queue)?;
             let scale = 1.0 / (head_dim as f32).sqrt();
             kernel.step(scope, query.view(), kv, &BlockMask::FULL, scale, &mut state)?;
-            let finishes = D::mark(&queue)?;
+            let finishes = D::moment(&queue)?;
             kernel.finish(scope, state, out.view_mut(), None)?;
-            Ok([[begins, begun], [finishes, D::mark(&queue)?]])
+            Ok([[begins, begun], [finishes, D::moment(&queue)?]])
         })?;
     Ok([row("begin", 1, begin, made, begin_floor), row("finish", 1, finish, divided, finish_floor)])
 }
@@ -115,9 +115,9 @@ fn in_turns<D: Machine, const N: usize>(
     for round in 0..problem.warmup + problem.runs {
         let worked = work()?;
         let copied = tensors.iter_mut().map(|(from, to)| {
-            let start = D::mark(queue)?;
+            let start = D::moment(queue)?;
             D::duplicate(queue, from, to)?;
-            Ok([start, D::mark(queue)?])
+            Ok([start, D::moment(queue)?])
         });
         let copied = copied.collect::<attn::Result<_>>()?;
         if round >= problem.warmup {

@@ -148,7 +148,7 @@ fn a_sample_is_pytorchs_after_all_steps() {
     let task = reference.task(1);
     let zigzag = uneven(run(Strategy::Hybrid, 2, 2), RingLayout::Zigzag);
     for run in [Run::ONE_RANK, run(Strategy::Ulysses, 2, 1), run(Strategy::Ring, 1, 2), zigzag] {
-        let (sample, timing) = sample(&model, run, None, &task, || {}).unwrap();
+        let (sample, timing) = sample(&model, run, None, None, &task, || {}).unwrap();
         assert_close(&format!("{run}, {timing:?}"), &sample, &task.sample);
     }
 }

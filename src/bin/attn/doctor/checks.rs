@@ -5,6 +5,7 @@ use attn::prelude::*;
 #[cfg(any(feature = "cuda", all(test, feature = "sim")))]
 use half::bf16;
 
+use super::ranks;
 use crate::cli::Backend;
 use crate::digits;
 use crate::failure::Failure;
@@ -39,6 +40,7 @@ pub(super) fn checks() -> Vec<Check> {
         };
         checks.push(Check { name, outcome });
     }
+    checks.push(Check { name: "ring over tcp", outcome: ranks::agrees_over_tcp() });
     #[cfg(feature = "cuda")]
     if super::gpu::ask().is_some_and(|gpus| gpus.missing().is_none()) {
         checks.push(Check { name: "flash on cuda", outcome: agrees_on::<attn::cuda::Cuda>() });
@@ -78,12 +80,12 @@ where
     verdict(well, said)
 }
 
-fn verdict(well: bool, said: String) -> Result<String, Failure> {
+pub(super) fn verdict(well: bool, said: String) -> Result<String, Failure> {
     if well { Ok(said) } else { Err(Failure::Internal(said)) }
 }
 
 /// Not a number if one of them is; infinite if there are more of one than of the other.
-fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+pub(super) fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     let start = if a.len() == b.len() { 0.0 } else { f32::INFINITY };
     let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
     differences.fold(start, |most, d| if most.is_nan() || d.is_nan() { f32::NAN } else { d.max(most) })
@@ -101,19 +103,32 @@ where
     D: Machine,
     T: Element,
 {
-    let config = ParallelConfig::strategy(strategy);
-    let shards = world::<D>(D::queues(ranks, None)?).run(|comm| {
-        let share = shape[1] / comm.size();
-        let first = comm.rank() * share;
-        let mut session = Session::open_with(comm, &config)?;
-        let queue = session.queue().clone();
-        let random = |stream| D::upload(&queue, positions::<T>(stream, shape, first, share)?);
-        let (q, k, v) = (random(1)?, random(2)?, random(3)?);
-        let out = attention.attend(&mut session, &q, &k, &v, &AttentionMetadata::default())?;
-        let out = D::download(&queue, out)?;
-        Ok::<_, Failure>(out.as_slice().iter().map(|x| x.to_f32()).collect::<Vec<_>>())
-    })?;
-    Ok(shards.concat())
+    let world = world::<D>(D::queues(ranks, None)?);
+    Ok(world.run(|comm| shard::<A, _, D, T>(attention, comm, strategy, shape))?.concat())
+}
+
+/// A rank's part of that.
+pub(super) fn shard<A, C, D, T>(
+    attention: &A,
+    comm: C,
+    strategy: &str,
+    shape: [usize; 4],
+) -> Result<Vec<f32>, Failure>
+where
+    A: ParallelAttention<C, T>,
+    C: Communicator<Device = D>,
+    D: Machine,
+    T: Element,
+{
+    let share = shape[1] / comm.size();
+    let first = comm.rank() * share;
+    let mut session = Session::open_with(comm, &ParallelConfig::strategy(strategy))?;
+    let queue = session.queue().clone();
+    let random = |stream| D::upload(&queue, positions::<T>(stream, shape, first, share)?);
+    let (q, k, v) = (random(1)?, random(2)?, random(3)?);
+    let out = attention.attend(&mut session, &q, &k, &v, &AttentionMetadata::default())?;
+    let out = D::download(&queue, out)?;
+    Ok(out.as_slice().iter().map(|x| x.to_f32()).collect())
 }
 
 #[cfg(all(test, feature = "sim"))]

@@ -7,7 +7,7 @@ use attn::prelude::*;
 use attn::{AttentionPipeline, DType, Device, ThreadComm};
 use serde_json::Value;
 
-use super::tools;
+use super::{ranks, tools};
 use crate::cli::Backend;
 use crate::machine;
 use crate::pipelines::FlashAttention;
@@ -54,9 +54,15 @@ pub(super) fn facts() -> Vec<Fact> {
         ("cli", cfg!(feature = "cli")),
         ("cuda", cfg!(feature = "cuda")),
         ("sim", cfg!(feature = "sim")),
+        ("nccl", cfg!(feature = "nccl")),
+        ("mpi", cfg!(feature = "mpi")),
     ];
     let features: Vec<&str> = features.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
     let devices = if cfg!(feature = "cuda") { vec![Cpu::NAME, "cuda"] } else { vec![Cpu::NAME] };
+    let communicators =
+        [("threads", true), ("tcp", true), ("mpi", cfg!(feature = "mpi")), ("nccl", cfg!(feature = "nccl"))];
+    let communicators: Vec<&str> =
+        communicators.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
     let profile = format!("{}, opt-level {}", env!("ATTN_BUILD_PROFILE"), env!("ATTN_BUILD_OPT_LEVEL"));
     let [total, available] = ["MemTotal:", "MemAvailable:"].map(memory);
     let mut facts = vec![
@@ -74,10 +80,11 @@ pub(super) fn facts() -> Vec<Fact> {
         Fact::new("memory_available_bytes", available),
         Fact::new("strategies", Offered::OFFERED.to_vec()),
         Fact::new("kernels", [Backend::Flash, Backend::Sdpa].map(Backend::name).to_vec()),
-        Fact::new("communicators", vec!["threads"]),
+        Fact::new("communicators", communicators),
         Fact::new("devices", devices),
         Fact::new("elements", [DType::F32, DType::F16, DType::BF16].map(|dtype| dtype.to_string()).to_vec()),
     ];
+    facts.extend(ranks::facts());
     facts.extend(tools::facts());
     facts
 }

@@ -3,6 +3,7 @@
 mod checks;
 mod facts;
 mod gpu;
+mod ranks;
 mod tools;
 
 use std::fmt::Write;

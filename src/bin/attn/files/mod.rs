@@ -201,7 +201,7 @@ impl Job<'_> {
         let settings = &self.settings;
         ranks.agree(self.check::<A, D, T>(&inputs))?;
         // Whether the device is there is worth knowing before the host has computed anything.
-        let queue = ranks.agree(D::queue().map_err(Failure::from))?;
+        let queue = ranks.agree(ranks.queue().map_err(Failure::from))?;
         let (check, elsewhere) = (!self.args.no_check, D::CALLED != DeviceName::Cpu);
         let host = match check && elsewhere {
             true => ranks.alone(|| {

@@ -17,7 +17,6 @@ const NOT_EXECUTABLE: u8 = 126;
 /// # Errors
 /// If it cannot be started.
 pub(crate) fn become_rank(args: &RankArgs) -> Result<(), Failure> {
-    #[cfg(target_os = "linux")]
     end_with(args.keeper)?;
     let [program, arguments @ ..] = args.command.as_slice() else {
         return Err(Failure::Usage(String::from("which program?")));
@@ -26,14 +25,13 @@ pub(crate) fn become_rank(args: &RankArgs) -> Result<(), Failure> {
     Err(failure(program, &error))
 }
 
-/// Asks to be killed when the parent ends; if it has ended already, there is nobody to work for.
-#[cfg(target_os = "linux")]
+/// Asks to be killed when the parent ends, where that can be asked for; if it has ended already, there is nobody to work
+/// for.
 fn end_with(keeper: u32) -> Result<(), Failure> {
-    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-
-    set_parent_process_death_signal(Some(Signal::KILL))
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .map_err(|error| Failure::System(format!("cannot bind a rank to its keeper: {error}")))?;
-    let parent = getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
+    let parent = rustix::process::getppid().map_or(0, |parent| parent.as_raw_nonzero().get());
     if u32::try_from(parent) == Ok(keeper) {
         return Ok(());
     }

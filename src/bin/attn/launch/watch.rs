@@ -72,8 +72,9 @@ pub(super) struct Watch<'a> {
     /// Ranks that have not ended, by host.
     running: Vec<Vec<usize>>,
     first: Option<First>,
-    /// Ranks that were told to end, when they were.
+    /// Ranks that were told to end, when they were, and how long after the first failure.
     ended_by_us: Vec<usize>,
+    waited: Duration,
     signals: usize,
     next: Option<Next>,
     /// An output of the launcher that could not be written.
@@ -96,6 +97,7 @@ impl<'a> Watch<'a> {
             running,
             first: None,
             ended_by_us: Vec::new(),
+            waited: grace,
             signals: 0,
             next: None,
             unwritten: None,
@@ -243,8 +245,8 @@ impl<'a> Watch<'a> {
         let now = Instant::now();
         match &self.first {
             None => {
-                let grace = if self.signals > 0 { self.grace.max(AFTER_SIGNAL) } else { self.grace };
-                self.next.get_or_insert(Next::Terminate(now + grace));
+                self.waited = if self.signals > 0 { self.grace.max(AFTER_SIGNAL) } else { self.grace };
+                self.next.get_or_insert(Next::Terminate(now + self.waited));
                 self.first = Some(First { message, code, killed, when: now });
             }
             Some(first) => {
@@ -280,25 +282,23 @@ impl<'a> Watch<'a> {
 
     fn conclude(mut self) -> Result<(), Failure> {
         let left = self.running.concat();
-        let Some(First { mut message, code, .. }) = self.first.take() else {
-            return match self.unwritten.take() {
-                None => Ok(()),
-                Some(message) => Err(Failure::System(message)),
-            };
+        let (mut message, code) = match (self.first.take(), self.unwritten.take()) {
+            (Some(First { message, code, .. }), None) => (message, code),
+            (Some(First { message, code, .. }), Some(unwritten)) => (format!("{message}; {unwritten}"), code),
+            (None, Some(unwritten)) => return Err(Failure::System(unwritten)),
+            (None, None) if left.is_empty() => return Ok(()),
+            (None, None) => (String::from("all were told to end"), code_of_signal(Signal::KILL.as_raw())),
         };
         self.ended_by_us.sort_unstable();
         if !self.ended_by_us.is_empty() {
             message.push_str(&format!(
                 "; {}, still running {} s later, had to be ended",
                 named(&self.ended_by_us),
-                self.grace.as_secs_f64()
+                self.waited.as_secs_f64()
             ));
         }
         if !left.is_empty() {
             message.push_str(&format!("; {} did not end when killed", named(&left)));
-        }
-        if let Some(unwritten) = &self.unwritten {
-            message.push_str(&format!("; {unwritten}"));
         }
         Err(Failure::Rank { message, code })
     }

@@ -12,7 +12,7 @@ use crate::cli::DeviceName;
 
 impl Machine for Cpu {
     const CALLED: DeviceName = DeviceName::Cpu;
-    type Mark = Instant;
+    type Moment = Instant;
 
     fn queue() -> attn::Result<CpuQueue> {
         CpuQueue::new(1)
@@ -39,7 +39,7 @@ impl Machine for Cpu {
         Ok(())
     }
 
-    fn mark(_: &CpuQueue) -> attn::Result<Instant> {
+    fn moment(_: &CpuQueue) -> attn::Result<Instant> {
         Ok(Instant::now())
     }
 

@@ -8,7 +8,7 @@ use crate::cli::DeviceName;
 
 impl Machine for Cuda {
     const CALLED: DeviceName = DeviceName::Cuda;
-    type Mark = CudaEvent;
+    type Moment = CudaEvent;
 
     fn queue() -> attn::Result<CudaQueue> {
         CudaQueue::new(0)
@@ -43,7 +43,7 @@ impl Machine for Cuda {
         peak::tflops::<Self>(dtype, 4000)
     }
 
-    fn mark(queue: &CudaQueue) -> attn::Result<CudaEvent> {
+    fn moment(queue: &CudaQueue) -> attn::Result<CudaEvent> {
         queue.record()
     }
 

@@ -26,7 +26,7 @@ pub(crate) trait Machine: Device {
     const CALLED: DeviceName;
 
     /// A moment, in the order of a queue.
-    type Mark: Send;
+    type Moment: Send;
 
     /// A queue that tensors can be brought over.
     ///
@@ -81,13 +81,13 @@ pub(crate) trait Machine: Device {
     ///
     /// # Errors
     /// If the device reports one.
-    fn mark(queue: &Self::Queue) -> attn::Result<Self::Mark>;
+    fn moment(queue: &Self::Queue) -> attn::Result<Self::Moment>;
 
     /// Milliseconds from one moment to another, none if the other was first. Waits until both have come.
     ///
     /// # Errors
     /// If the device reports one.
-    fn milliseconds(from: &Self::Mark, to: &Self::Mark) -> attn::Result<f64>;
+    fn milliseconds(from: &Self::Moment, to: &Self::Moment) -> attn::Result<f64>;
 }
 
 /// Ranks on queues, with time for the slowest.

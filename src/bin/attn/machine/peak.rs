@@ -26,9 +26,9 @@ fn measure<D: Machine + Launches, T: Half>(iterations: usize) -> attn::Result<f6
     let mut rates = Vec::with_capacity(RUNS);
     // The first run, which loads the kernel, does not count.
     for run in 0..=RUNS {
-        let began = D::mark(&queue)?;
+        let began = D::moment(&queue)?;
         let operations = probe::peak::<D, T>(&queue, iterations, sums.view_mut())?;
-        let ended = D::mark(&queue)?;
+        let ended = D::moment(&queue)?;
         let milliseconds = D::milliseconds(&began, &ended)?;
         if run > 0 {
             rates.push(operations / milliseconds.max(1e-6) / 1e9);

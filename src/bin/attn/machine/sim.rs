@@ -10,7 +10,7 @@ use crate::cli::DeviceName;
 
 impl Machine for Simulated {
     const CALLED: DeviceName = DeviceName::Cuda;
-    type Mark = Instant;
+    type Moment = Instant;
 
     fn queue() -> attn::Result<SimQueue> {
         SimQueue::new()
@@ -44,7 +44,7 @@ impl Machine for Simulated {
         peak::tflops::<Self>(dtype, 1)
     }
 
-    fn mark(_: &SimQueue) -> attn::Result<Instant> {
+    fn moment(_: &SimQueue) -> attn::Result<Instant> {
         Ok(Instant::now())
     }
 

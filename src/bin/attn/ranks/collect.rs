@@ -18,13 +18,17 @@ const PART: usize = 4 << 20;
 ///
 /// # Errors
 /// If a rank fails, or the memory cannot be had.
-pub(super) fn collect<D, C, T>(comm: &C, shard: Shard<T>) -> attn::Result<Option<Vec<Shard<T>>>>
+pub(super) fn collect<D, C, T>(
+    comm: &C,
+    host: &impl Rendezvous,
+    shard: Shard<T>,
+) -> attn::Result<Option<Vec<Shard<T>>>>
 where
     D: Machine,
-    C: Communicator<Device = D> + Rendezvous,
+    C: Communicator<Device = D>,
     T: Element,
 {
-    let records = comm.gather("what a rank measured", &encode(&shard))?;
+    let records = host.gather("what a rank measured", &encode(&shard))?;
     let facts = records.iter().map(|record| decode(record)).collect::<attn::Result<Vec<_>>>()?;
     let shapes = |which: fn(&Facts) -> [usize; 4]| facts.iter().map(which).collect::<Vec<_>>();
     let outs = tensors::<D, C, T>(comm, "out", &shard.out, &shapes(|facts| facts.out))?;

@@ -33,6 +33,12 @@ pub(crate) trait Ranks<D: Machine> {
     /// How many ranks there are, if it is not the command line that says so.
     fn world(&self) -> Option<usize>;
 
+    /// The queue of what this process does outside of runs.
+    ///
+    /// # Errors
+    /// If the device is not there.
+    fn queue(&self) -> attn::Result<D::Queue>;
+
     /// Whether this process is the reporter: it alone writes, prints, and has the results of all.
     fn reports(&self) -> bool;
 

@@ -18,23 +18,26 @@ use crate::machine::Machine;
 const PULSE: Duration = Duration::from_millis(500);
 
 /// A rank of a world of processes.
-pub(super) struct Processes<C> {
+pub(super) struct Processes<C, H> {
+    /// What moves tensors.
     comm: C,
+    /// By which hosts talk; often the same.
+    host: H,
     /// Whether the failure that this process ends with is known to all.
     agreed: Cell<bool>,
 }
 
-impl<C: Rendezvous + Clone> Processes<C> {
-    /// Calls `body` for the rank that `comm` belongs to, as the whole of what that does. The outer result is for the world
+impl<C, H: Rendezvous> Processes<C, H> {
+    /// Calls `body` for the rank that `comm` and `host` belong to, as the whole of what that does. The outer result is for the world
     /// that runs the rank: it is a failure only if it is one that the others do not know of.
     ///
     /// # Errors
     /// If `body` fails.
     pub(super) fn live<R>(
-        comm: C,
+        (comm, host): (C, H),
         body: impl FnOnce(&Self) -> Result<R, Failure>,
     ) -> Result<Result<R, Failure>, Failure> {
-        let ranks = Self { comm, agreed: Cell::new(false) };
+        let ranks = Self { comm, host, agreed: Cell::new(false) };
         match body(&ranks) {
             Err(failure) if !ranks.agreed.get() => Err(failure),
             outcome => Ok(outcome),
@@ -43,13 +46,13 @@ impl<C: Rendezvous + Clone> Processes<C> {
 
     /// Tells the others that the reporter is at work, or done.
     fn pulse(&self, done: bool) -> attn::Result<bool> {
-        let said = self.comm.gather("the reporter's pulse", &[u8::from(done)])?;
+        let said = self.host.gather("the reporter's pulse", &[u8::from(done)])?;
         Ok(said.first().is_some_and(|record| record.as_slice() == [1]))
     }
 
     fn all_agree<R>(&self, outcome: Result<R, Failure>) -> Result<R, Failure> {
         let code = outcome.as_ref().map_or_else(Failure::code, |_| 0);
-        let codes = match self.comm.gather("outcome", &[code]) {
+        let codes = match self.host.gather("outcome", &[code]) {
             Ok(codes) => codes,
             // The world has failed: who has a failure to tell of that came before has told it.
             Err(error) => return Err(outcome.err().unwrap_or_else(|| error.into())),
@@ -58,17 +61,21 @@ impl<C: Rendezvous + Clone> Processes<C> {
         let Some(first) = codes.iter().position(|record| code_of(record) != 0) else { return outcome };
         self.agreed.set(true);
         match outcome {
-            Err(failure) if first == self.comm.me() => Err(failure),
+            Err(failure) if first == self.host.me() => Err(failure),
             _ => Err(Failure::Told { code: code_of(&codes[first]) }),
         }
     }
 }
 
-impl<D: Machine, C: Communicator<Device = D> + Rendezvous + Clone> Ranks<D> for Processes<C> {
+impl<D: Machine, C: Communicator<Device = D> + Clone, H: Rendezvous> Ranks<D> for Processes<C, H> {
     type Comm = C;
 
     fn world(&self) -> Option<usize> {
         Some(self.comm.size())
+    }
+
+    fn queue(&self) -> attn::Result<D::Queue> {
+        self.comm.queue()
     }
 
     fn reports(&self) -> bool {
@@ -82,7 +89,7 @@ impl<D: Machine, C: Communicator<Device = D> + Rendezvous + Clone> Ranks<D> for 
         body: impl Fn(C) -> attn::Result<Shard<T>> + Sync,
     ) -> Result<Option<Vec<Shard<T>>>, Failure> {
         let shard = body(self.comm.clone())?;
-        Ok(collect::<D, C, T>(&self.comm, shard)?)
+        Ok(collect::<D, C, T>(&self.comm, &self.host, shard)?)
     }
 
     fn alone<R: Send>(&self, body: impl FnOnce() -> Result<R, Failure> + Send) -> Result<Option<R>, Failure> {

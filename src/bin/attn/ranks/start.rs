@@ -1,5 +1,8 @@
 //! What `--comm` names.
 
+#[cfg(feature = "nccl")]
+use attn::comm::Rendezvous;
+
 use super::Ranks;
 use super::processes::Processes;
 use super::threads::Threads;
@@ -65,31 +68,80 @@ pub(crate) fn start(args: &RunArgs, body: &impl OnRanks) -> Result<(), Failure> 
         (CommName::Threads, DeviceName::Cpu) => body.on_cpu(&threads),
         #[cfg(feature = "cuda")]
         (CommName::Threads, DeviceName::Cuda) => body.on_cuda(&threads),
-        (CommName::Tcp, _) => {
-            let mut world = attn::World::from_env()?;
+        (CommName::Tcp, DeviceName::Cpu) => {
+            started(args)?.run(|comm| Processes::live((comm.clone(), comm), |ranks| body.on_cpu(ranks)))?
+        }
+        #[cfg(feature = "nccl")]
+        (CommName::Nccl, DeviceName::Cuda) => {
+            let world = started(args)?;
+            let gpu = gpu_of(world.local_rank())?;
+            let mut options = attn::cuda::GpuOptions::from_env()?;
             if let Some(deadline) = args.deadline {
-                world = world.deadline(deadline);
+                options = options.deadline(deadline);
             }
-            if let Some(threads) = args.threads {
-                world = world.threads_per_rank(threads);
-            }
-            world.run(|comm| Processes::live(comm, |ranks| body.on_cpu(ranks)))?
+            world.run(|host| {
+                // A group of its own: what the GPUs' watchdog asks is not in the way of what hosts say.
+                let ours = host.subgroup(0, host.me())?;
+                let queue = attn::cuda::CudaQueue::new(gpu)?;
+                let comm = attn::cuda::GpuComm::<attn::cuda::Cuda>::open_with(ours, queue, options)?;
+                Processes::live((comm, host), |ranks| body.on_cuda(ranks))
+            })?
         }
         #[cfg(feature = "mpi")]
-        (CommName::Mpi, _) => {
+        (CommName::Mpi, DeviceName::Cpu) => {
             let mut world = attn::comm::mpi::world()?;
+            not_alone_by_mistake(world.size())?;
             if let Some(deadline) = args.deadline {
                 world = world.deadline(deadline);
             }
             if let Some(threads) = args.threads {
                 world = world.threads_per_rank(threads);
             }
-            world.run(|comm| Processes::live(comm, |ranks| body.on_cpu(ranks)))?
+            world.run(|comm| Processes::live((comm.clone(), comm), |ranks| body.on_cpu(ranks)))?
         }
         (comm, device) => Err(Failure::Internal(format!(
             "`--comm {}` on {} is not provided for",
             comm.name(),
             device.name()
         ))),
+    }
+}
+
+/// The world that a launcher made, with what the command line says about it.
+fn started(args: &RunArgs) -> Result<attn::World<attn::comm::Processes>, Failure> {
+    let mut world = attn::World::from_env()?;
+    if let Some(deadline) = args.deadline {
+        world = world.deadline(deadline);
+    }
+    if let Some(threads) = args.threads {
+        world = world.threads_per_rank(threads);
+    }
+    Ok(world)
+}
+
+/// That ranks which another launcher has started do not each take themselves for the only one.
+#[cfg(feature = "mpi")]
+fn not_alone_by_mistake(size: usize) -> Result<(), Failure> {
+    match attn::Place::from_env() {
+        Ok(place) if size == 1 && place.size > 1 => Err(Failure::Usage(format!(
+            "{} ranks were started, but MPI sees each of them alone: start them with its own mpirun (under Slurm, with \
+             `srun --mpi=` and what this MPI was built for), or use `--comm tcp`",
+            place.size
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// The GPU of a rank: of those that the kernels are for, the one of its number on this machine. A launcher may show each
+/// rank its own alone, which then has the number 0.
+#[cfg(feature = "nccl")]
+fn gpu_of(local_rank: usize) -> Result<usize, Failure> {
+    let mut supported = attn::cuda::devices()?;
+    supported.retain(|device| device.supported);
+    match supported.len() {
+        0 => Err(Failure::System(String::from(
+            "there is no GPU of compute capability 9.0 (H100, H200) here, which the kernels are for",
+        ))),
+        count => Ok(supported[local_rank % count].ordinal),
     }
 }

@@ -22,6 +22,10 @@ impl<D: Machine> Ranks<D> for Threads {
         None
     }
 
+    fn queue(&self) -> attn::Result<D::Queue> {
+        D::queue()
+    }
+
     fn reports(&self) -> bool {
         true
     }

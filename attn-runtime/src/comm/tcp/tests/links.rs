@@ -60,7 +60,14 @@ fn messages_arrive_in_order_from_every_rank() {
         }
         let mut expected = [0; 4];
         while expected.iter().any(|count| *count < EACH) {
-            let Event::Message { from, head: found, body: found_body } = next(&mut link) else { panic!() };
+            let (from, found, found_body) = match next(&mut link) {
+                Event::Message { from, head, body } => (from, head, body),
+                // It has all that it waited for, and has closed.
+                Event::Lost { rank, .. } => {
+                    assert_eq!(expected[rank], EACH);
+                    continue;
+                }
+            };
             let number = expected[from];
             assert_eq!(found, head(number));
             match found_body {
@@ -162,7 +169,6 @@ fn both_may_close_at_once() {
                 scope.spawn(move || {
                     link.send(1 - link.rank(), head(5), Some(body(100_000, 1))).unwrap();
                     link.close(true, seconds(20));
-                    assert!(matches!(next(&mut link), Event::Message { .. }));
                 });
             }
         });
@@ -213,8 +219,9 @@ fn a_rank_that_ends_during_the_start_ends_it_for_all() {
     let started = Instant::now();
     let outcomes: Vec<Result<()>> = on_all(&places(3), |place| {
         if place.rank == 2 {
-            // Comes, and goes before the others have connected to it.
-            return Store::open(place, seconds(20)).map(drop);
+            // Comes, and goes before the others know where it is.
+            let store = Store::open(place, seconds(20))?;
+            return (0..2).try_for_each(|rank| store.wait(&format!("address of rank {rank}")).map(drop));
         }
         TcpLink::connect(place, seconds(20)).map(drop)
     });

@@ -135,16 +135,11 @@ fn a_rank_does_not_come_twice() {
 
 #[test]
 fn a_rank_that_does_not_finish_is_named_by_all() {
-    let met = Barrier::new(3);
     let outcomes = on_all(&places(3), |place| {
-        let store = Store::open(place, Duration::from_millis(400)).unwrap();
-        if place.rank == 1 {
-            met.wait();
-            return store.wait("nothing").map(drop);
-        }
-        let outcome = store.finish();
-        met.wait();
-        outcome
+        // Rank 1 would wait for long, and is told before.
+        let deadline = if place.rank == 1 { seconds(20) } else { Duration::from_millis(500) };
+        let store = Store::open(place, deadline).unwrap();
+        if place.rank == 1 { store.wait("nothing").map(drop) } else { store.finish() }
     });
     for outcome in outcomes {
         let error = outcome.unwrap_err();
@@ -157,11 +152,11 @@ fn a_rank_that_goes_ends_the_waits_of_the_others() {
     let started = Instant::now();
     let outcomes = on_all(&places(3), |place| {
         let store = Store::open(place, seconds(20))?;
+        store.set(&format!("{}", place.rank), b"")?;
         if place.rank == 1 {
-            store.set("here", b"")?;
+            [0, 2].iter().try_for_each(|rank| store.wait(&format!("{rank}")).map(drop))?;
             return Ok(Vec::new());
         }
-        store.wait("here")?;
         store.wait("never")
     });
     for rank in [0, 2] {
@@ -169,6 +164,32 @@ fn a_rank_that_goes_ends_the_waits_of_the_others() {
         assert!(matches!(error, Error::RankLost { rank: 1, .. }), "{error}");
     }
     assert!(started.elapsed() < seconds(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn who_comes_after_the_others_have_gone_is_told_so() {
+    let gone = Barrier::new(2);
+    let outcomes = on_all(&places(3), |place| {
+        if place.rank == 2 {
+            gone.wait();
+            let error = Store::open(place, seconds(20)).map(drop).unwrap_err();
+            gone.wait();
+            return error;
+        }
+        let store = Store::open(place, seconds(20)).unwrap();
+        if place.rank == 1 {
+            drop(store);
+            return Error::ZeroSize { what: "rank 1" };
+        }
+        let error = store.wait("never").unwrap_err();
+        gone.wait();
+        // Rank 0 has heard, and stays until rank 2 has.
+        gone.wait();
+        error
+    });
+    assert!(matches!(outcomes[0], Error::RankLost { rank: 1, .. }), "{}", outcomes[0]);
+    assert!(matches!(outcomes[2], Error::Unavailable { .. }), "{}", outcomes[2]);
+    assert!(outcomes[2].to_string().contains("the others wait no longer"), "{}", outcomes[2]);
 }
 
 #[test]

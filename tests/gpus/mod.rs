@@ -31,7 +31,6 @@ pub fn run<R: Rig, T: Send>(
 }
 
 /// Makes a test of each of them, for a rig.
-
 macro_rules! gpu_comm_tests {
     ($rig:ty) => {
         mod attention {
@@ -74,7 +73,6 @@ macro_rules! gpu_comm_tests {
 }
 
 /// Makes a test of each named function of `module`.
-
 macro_rules! each_gpus {
     ($rig:ty, $module:ident: $($name:ident),* $(,)?) => {
         $(

@@ -171,7 +171,13 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         let copies: Vec<_> = pack(&self.message, tensors.as_mut_ptr()).collect();
         // SAFETY: the boxes lie inside the sources of transfers, which are lent for this call; the packed ones take up
         // the `bytes` of the parcel that follow one another from its start on, which nobody else has yet.
-        unsafe { Cpu::copy(self.scope.queue(), &copies) }?;
+        unsafe {
+            match parcel {
+                Parcel::Bytes(_) => Cpu::copy(self.scope.queue(), &copies)?,
+                // Whoever read the slot last has its lines in caches: to write there would ask for each of them back.
+                Parcel::Slot(_) => Cpu::copy_past_caches(&copies),
+            }
+        }
         Ok(parcel)
     }
 

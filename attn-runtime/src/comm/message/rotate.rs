@@ -125,10 +125,13 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         check_block(me, block, lengths)?;
         let own = Packed::new(block, lengths[me])?;
         moved(own.moved());
-        self.call(scope, block, &own)?;
+        self.call(block, &own)?;
         if !self.sees(me, self.next) {
             let mut body = Bytes::zeroed(own.bytes)?;
-            pack(scope, block, &own, body.as_mut_slice())?;
+            let copies = pack(block, &own, body.as_mut_slice());
+            // SAFETY: both tensors are lent for this call and have the packed shape (`check_block`), of which the body, which
+            // nobody else has yet, holds two.
+            unsafe { Cpu::copy(scope.queue(), &copies) }?;
             self.pass_on(own.shape[1], &Arc::new(body))?;
         }
         self.meet(lengths)?;
@@ -162,19 +165,17 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
     }
 
     /// Calls all members, and shows this rank's block to those that share memory.
-    fn call<T: Element>(
-        &mut self,
-        scope: Scope<'_, Cpu>,
-        block: KeyValue<'_, T, Cpu>,
-        own: &Packed,
-    ) -> Result<()> {
+    fn call<T: Element>(&mut self, block: KeyValue<'_, T, Cpu>, own: &Packed) -> Result<()> {
         let me = self.round.me();
         let mut shown = Shown::No;
         if self.round.others().any(|member| self.round.share(me, member)) {
             let sequence = self.round.sequence();
             let (said, target) = self.blocks.show(sequence, own.bytes);
             if let Some(mut target) = target {
-                pack(scope, block, own, target.as_mut_slice())?;
+                let copies = pack(block, own, target.as_mut_slice());
+                // SAFETY: as in `run`; the target is nobody else's before the call. (Whoever looked at it last has its lines in
+                // caches: to write there would ask for each of them back.)
+                unsafe { Cpu::copy_past_caches(&copies) };
             }
             shown = said;
         }
@@ -318,13 +319,8 @@ fn check_block<T: Element>(me: usize, block: KeyValue<'_, T, Cpu>, lengths: &[us
     check_length(me, key[1], lengths)
 }
 
-/// Copies this rank's block into memory that is as long as it is packed.
-fn pack<T: Element>(
-    scope: Scope<'_, Cpu>,
-    block: KeyValue<'_, T, Cpu>,
-    packed: &Packed,
-    memory: &mut [u8],
-) -> Result<()> {
+/// The copies of this rank's block into memory that is as long as it is packed.
+fn pack<T: Element>(block: KeyValue<'_, T, Cpu>, packed: &Packed, memory: &mut [u8]) -> [StridedCopy; 2] {
     assert_eq!(memory.len(), packed.bytes);
     let base = memory.as_mut_ptr();
     let copy = |of: View<'_, T, Cpu>, start: usize| StridedCopy {
@@ -335,7 +331,5 @@ fn pack<T: Element>(
         source_strides: of.strides(),
         destination_strides: contiguous_strides(packed.shape),
     };
-    // SAFETY: both tensors are lent for this call and have the packed shape (`check_block`), of which the memory, which is
-    // borrowed exclusively, holds two.
-    unsafe { Cpu::copy(scope.queue(), &[copy(block.key, 0), copy(block.value, packed.values)]) }
+    [copy(block.key, 0), copy(block.value, packed.values)]
 }

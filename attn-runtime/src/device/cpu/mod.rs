@@ -17,7 +17,8 @@ use crate::error::Result;
 pub struct Cpu;
 
 impl Cpu {
-    /// As [`Device::copy`], for so many bytes that they are not found in the caches anyway when they are used next.
+    /// As [`Device::copy`], for what is not found in the caches anyway when it is used next: so many bytes, or memory that
+    /// another core reads.
     ///
     /// # Safety
     /// As [`Device::copy`].

@@ -4,8 +4,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::cores;
 use super::desk::{Layout, NONCE};
-use super::memory::{Memory, Place};
+use super::memory::{Memory, Open, Place};
 use crate::error::Result;
 
 /// Switches shared memory off if it is 0.
@@ -36,6 +37,8 @@ pub(super) struct Mates {
     pub(super) mates: Vec<Option<(usize, Arc<Memory>)>>,
     /// Whether two ranks, numbered in the world, share memory.
     pub(super) pairs: Pairs,
+    /// Whether every rank of the host has a core for itself.
+    pub(super) roomy: bool,
 }
 
 /// Who shares memory with whom.
@@ -66,19 +69,21 @@ pub(super) fn meet(
     let nonce = RandomState::new().build_hasher().finish();
     let record = made.as_ref().map_or_else(Vec::new, |(own, open)| {
         own.number(NONCE).store(nonce, Ordering::Release);
-        [&open.place.write()[..], &nonce.to_le_bytes()].concat()
+        [&open.place.write()[..], &nonce.to_le_bytes(), cores::own().as_bytes()].concat()
     });
     let records = gather("shared memory", &record)?;
     let opened = |rank: usize| {
         made.as_ref()?;
-        let (place, nonce) = records.get(rank)?.split_last_chunk()?;
+        let (place, rest) = records.get(rank)?.split_first_chunk::<{ Open::RECORD }>()?;
         let memory = Memory::open(Place::read(place)?).ok()?;
         let found = memory.bytes() == layout.bytes()
-            && memory.number(NONCE).load(Ordering::Acquire) == u64::from_le_bytes(*nonce);
+            && memory.number(NONCE).load(Ordering::Acquire) == u64::from_le_bytes(*rest.first_chunk()?);
         found.then(|| Arc::new(memory))
     };
     let memories: Vec<Option<Arc<Memory>>> =
         ranks.iter().map(|&rank| opened(rank).filter(|_| rank != me)).collect();
+    let lists = ranks.iter().filter_map(|&rank| records.get(rank)?.get(Open::RECORD + size_of::<u64>()..));
+    let roomy = cores::together(lists.filter_map(|list| core::str::from_utf8(list).ok())) >= ranks.len();
     let mut row = vec![0; keys.len()];
     for (&rank, memory) in ranks.iter().zip(&memories) {
         row[rank] = u8::from(memory.is_some());
@@ -92,11 +97,11 @@ pub(super) fn meet(
         _ => None,
     });
     let mates: Vec<_> = mates.collect();
-    Ok(Some(Mates { layout, place, own: Arc::new(own), mates, pairs }))
+    Ok(Some(Mates { layout, place, own: Arc::new(own), mates, pairs, roomy }))
 }
 
 /// This rank's own memory; none if the system refuses it.
-fn make(layout: &Layout) -> Option<(Memory, super::memory::Open)> {
+fn make(layout: &Layout) -> Option<(Memory, Open)> {
     match Memory::create(layout.bytes()) {
         Ok(made) => Some(made),
         Err(error) => {

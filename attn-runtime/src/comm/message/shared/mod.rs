@@ -6,6 +6,7 @@
 
 mod blocks;
 mod body;
+mod cores;
 mod desk;
 mod host;
 mod memory;
@@ -37,7 +38,7 @@ pub(super) struct Shared {
     /// The slots in use: the place of the reader, and the number of the message.
     slots: Vec<Option<(usize, u64)>>,
     pairs: Arc<Pairs>,
-    /// Whether every rank of the host has a core to wait on.
+    /// Whether every rank of the host has a core for itself.
     pub(super) roomy: bool,
 }
 
@@ -93,11 +94,9 @@ impl Shared {
         me: usize,
         gather: &mut dyn FnMut(&'static str, &[u8]) -> Result<Vec<Vec<u8>>>,
     ) -> Result<Option<Self>> {
-        let Some(Mates { layout, place, own, mates, pairs }) = host::meet(me, gather)? else {
+        let Some(Mates { layout, place, own, mates, pairs, roomy }) = host::meet(me, gather)? else {
             return Ok(None);
         };
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        let roomy = mates.len() <= cores;
         let mate = |(rank, memory)| Mate {
             rank,
             memory,

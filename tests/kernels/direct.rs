@@ -419,6 +419,37 @@ pub fn an_abort_ends_all_waits<R: Rig>() {
     }
 }
 
+/// Nobody waits for a rank that has no direct exchange any more.
+pub fn a_rank_that_leaves_ends_the_others_waits<R: Rig>() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let queues: Vec<R::Queue> = (0..3).map_while(R::queue).collect();
+    if queues.is_empty() {
+        return;
+    }
+    let outcome = World::<Queues<DeviceOf<R>>>::on_queues(queues).run(|comm| {
+        let queue = comm.queue()?;
+        let direct = Direct::open_or_why(&comm, &queue)?.unwrap_or_else(|why| panic!("{why}"));
+        direct.set_deadline(LONG);
+        if comm.rank() == 2 {
+            std::thread::sleep(Duration::from_millis(50));
+            drop(direct);
+            comm.gather("the ranks of a test", &[])?;
+            return Ok::<_, Error>(None);
+        }
+        let rank = Rank::<R> { comm, queue, direct };
+        let (source, mut destination) = places(&rank, 64);
+        let began = Instant::now();
+        let outcome =
+            rank.exchange(&all_to_all(3, 64), &source, &mut destination).and_then(|()| rank.settle());
+        assert!(began.elapsed() < LONG / 2);
+        rank.meet();
+        Ok(Some(outcome.unwrap_err()))
+    });
+    for error in outcome.unwrap().into_iter().flatten() {
+        assert!(matches!(error, Error::RankFailed { rank: 2, .. }), "{error}");
+    }
+}
+
 /// A block whose elements know their owner and place.
 fn element(owner: usize, which: usize, [b, s, h, d]: [usize; 4]) -> bf16 {
     bf16::from_f32((owner * 64 + which * 32 + ((b * 5 + s) * 3 + h) * 2 + d % 2) as f32)

@@ -105,6 +105,7 @@ macro_rules! kernel_tests {
             a_rank_that_does_not_come_is_named,
             boxes_that_do_not_fit_are_an_error_for_all,
             an_abort_ends_all_waits,
+            a_rank_that_leaves_ends_the_others_waits,
             blocks_go_round_in_the_order_of_a_ring,
             an_error_on_the_way_round_reaches_all,
             more_ranks_than_a_group_takes_are_told_so,

@@ -4,9 +4,10 @@
 mod suite;
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use attn::comm::message::{ChannelLink, MessageComm};
+use attn::comm::message::{Bytes, ChannelLink, Event, Head, Link, MessageComm};
 use attn::device::cpu::CpuQueue;
 use attn::prelude::*;
 use attn::{Error, Traffic};
@@ -153,4 +154,111 @@ fn try_out(fault: &Fault<Comm>, ranks: usize, by: By) {
         assert!(told || left, "{}: rank {rank} of {ranks}: {outcome:?}", fault.name);
     }
     assert!(started.elapsed() < DEADLINE + Duration::from_secs(2), "{}: {:?}", fault.name, started.elapsed());
+}
+
+/// A link of which the rank vanishes at its n-th message, as if its process were killed.
+struct Vanishing {
+    inner: Option<ChannelLink>,
+    place: [usize; 2],
+    left: usize,
+}
+
+impl Link for Vanishing {
+    const NAME: &'static str = "vanishing";
+
+    fn rank(&self) -> usize {
+        self.place[0]
+    }
+
+    fn size(&self) -> usize {
+        self.place[1]
+    }
+
+    fn send(&mut self, to: usize, head: Head, body: Option<Arc<Bytes>>) -> attn::Result<()> {
+        if self.left == 0 {
+            self.inner = None;
+        }
+        self.left = self.left.saturating_sub(1);
+        match &mut self.inner {
+            Some(link) => link.send(to, head, body),
+            None => Err(gone()),
+        }
+    }
+
+    fn receive(&mut self, until: Instant) -> attn::Result<Option<Event>> {
+        self.inner.as_mut().map_or_else(|| Err(gone()), |link| link.receive(until))
+    }
+
+    fn close(&mut self, well: bool, grace: Duration) {
+        if let Some(link) = &mut self.inner {
+            link.close(well, grace);
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::Library { library: "vanishing", call: "send", text: "this rank is no more".into() }
+}
+
+/// What each rank of a world hears of which rank 1 vanishes at its n-th message.
+fn vanish(setup: Setup, n: usize, by: By) -> Vec<attn::Result<()>> {
+    let inputs = &Problem::new(1, 24, 6, 8).inputs::<f32>(3);
+    std::thread::scope(|scope| {
+        let ranks: Vec<_> = ChannelLink::world(setup.ranks())
+            .into_iter()
+            .map(|link| {
+                let left = if link.rank() == 1 { n } else { usize::MAX };
+                let place = [link.rank(), link.size()];
+                let link = Vanishing { inner: Some(link), place, left };
+                let open = if matches!(by, By::Link) { MessageComm::by_link } else { MessageComm::new };
+                scope.spawn(move || {
+                    let comm = open(link, CpuQueue::new(1)?, DEADLINE)?;
+                    comm.run(|comm| {
+                        call(&mut open_session(comm, setup)?, inputs)?;
+                        Ok(())
+                    })
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+fn open_session<C: Communicator<Device = Cpu>>(
+    comm: C,
+    setup: Setup,
+) -> attn::Result<Session<WithFlash, C, f32>> {
+    open(comm, setup)
+}
+
+#[test]
+fn whenever_a_rank_vanishes_every_survivor_ends() {
+    for setup in [Setup::ulysses(3), Setup::ring(3), Setup::hybrid(2, 2), Setup::allgather_kv(3)] {
+        for by in [By::Link, By::Memory] {
+            let mut whole = 0;
+            for n in 0.. {
+                let started = Instant::now();
+                let outcomes = vanish(setup, n, by);
+                assert!(
+                    started.elapsed() < DEADLINE,
+                    "{setup} {by:?}: {:?} at message {n}",
+                    started.elapsed()
+                );
+                // From its last messages on, a rank that vanishes is missed by nobody.
+                whole += usize::from(outcomes.iter().all(Result::is_ok));
+                if whole > 0 {
+                    assert!(n > 1, "{setup} {by:?}: {n} messages");
+                    break;
+                }
+                let errors = outcomes
+                    .into_iter()
+                    .enumerate()
+                    .filter_map(|(rank, outcome)| Some((rank, outcome.err()?)));
+                for (rank, error) in errors {
+                    let lost = matches!(&error, Error::RankLost { rank: 1, .. });
+                    assert!(lost || rank == 1, "{setup} {by:?}: rank {rank} at message {n}: {error}");
+                }
+            }
+        }
+    }
 }

@@ -5,6 +5,7 @@
 mod kernels;
 #[macro_use]
 mod gpus;
+mod suite;
 mod support;
 
 use attn::cuda::nccl::{self, sim::Fault};
@@ -99,7 +100,7 @@ fn a_communicator_that_is_never_made_passes_the_deadline() {
     }
 }
 
-/// Whatever becomes of ranks, their communicators end.
+/// A process of its own is told where NCCL is; here nowhere.
 #[test]
 fn a_program_without_nccl_says_what_was_tried() {
     // A process of its own: the library is looked for once.

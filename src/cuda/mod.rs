@@ -6,7 +6,8 @@
 //! | `sim` | `Simulated` | on the host, thread by thread: for tests |
 //!
 //! [`Flash`](crate::Flash) computes on both, for elements [`half::bf16`] and [`half::f16`], under masks by position and
-//! by key lengths; so do all strategies, over the communicator of threads. [`to_device`] and [`to_host`] move tensors.
+//! by key lengths; so do all strategies, over the communicator of threads, and between GPUs over `GpuComm`: with the feature
+//! `nccl`, over NCCL (`cuda::nccl`), which is loaded while the program runs. [`to_device`] and [`to_host`] move tensors.
 //! Memory that another library allocated is described by a [`View`](crate::View), or goes through [`raw`].
 
 mod abi;

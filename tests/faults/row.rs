@@ -35,7 +35,10 @@ impl Row {
                 }
                 Some(Ok(())) => complaints.push(format!("rank {rank} thinks that all is well")),
                 // Whoever started the ranks has ended this one, and says why.
-                None if self.starter.as_ref().is_some_and(|said| self.names(said)) => {}
+                None if self
+                    .starter
+                    .as_ref()
+                    .is_some_and(|said| said.contains(&format!("rank {}", self.rank))) => {}
                 None => complaints.push(format!("rank {rank} ended without a word")),
             }
         }
@@ -45,9 +48,21 @@ impl Row {
         complaints
     }
 
+    /// Whether an error blames the rank at fault, in words that fit what it did.
     fn names(&self, error: &str) -> bool {
-        let collective = ["exchange", "rotate", "split"].iter().any(|name| error.contains(name));
-        collective || error.contains(&format!("rank {}", self.rank))
+        let says =
+            |words: &[&str]| words.iter().any(|words| error.contains(&format!("rank {} {words}", self.rank)));
+        match self.fault {
+            Fault::Panic => says(&["panicked"]),
+            Fault::Error => says(&["failed"]),
+            Fault::Leave | Fault::Exit | Fault::Kill => says(&["has ended", "is lost", "failed"]),
+            // Who waits for one that waits for the sleeper has not heard of that one either.
+            Fault::Sleep => error.contains("passed its deadline"),
+            // Of two that differ, nobody knows who is right.
+            Fault::Shapes | Fault::Other => {
+                error.contains("differs from its group") && says(&["differs", "called"])
+            }
+        }
     }
 
     /// A line of the table.

@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod failures;
+pub mod laws;
 pub mod moves;
 
 use std::time::Duration;
@@ -30,7 +31,6 @@ pub fn run<R: Rig, T: Send>(
 }
 
 /// Makes a test of each of them, for a rig.
-
 macro_rules! gpu_comm_tests {
     ($rig:ty) => {
         mod attention {
@@ -41,6 +41,10 @@ macro_rules! gpu_comm_tests {
                 two_dimensions_are_what_threads_compute,
                 uneven_shares_are_what_threads_compute,
             }
+        }
+        mod laws {
+            use super::*;
+            each_gpus! { $rig, laws: every_law_is_obeyed, faults_are_told_to_everybody }
         }
         mod moves {
             use super::*;
@@ -69,7 +73,6 @@ macro_rules! gpu_comm_tests {
 }
 
 /// Makes a test of each named function of `module`.
-
 macro_rules! each_gpus {
     ($rig:ty, $module:ident: $($name:ident),* $(,)?) => {
         $(

@@ -124,9 +124,9 @@ pub fn boxes_of_every_shape_arrive<R: Rig>() {
                 let source = numbered(&queue, me, from.permute(shape))?;
                 let mut target = Tensor::<f32, DeviceOf<R>>::zeros(&queue, to.permute(shape))?;
                 let mut plan = ExchangePlan::default();
-                for peer in 0..ranks {
+                for (peer, theirs) in extent.iter().enumerate() {
                     plan.send(peer, [0, peer * (2 + margin), 0, 0], extent[me][peer]);
-                    plan.receive(peer, [0, peer * (2 + margin), 0, 0], extent[peer][me]);
+                    plan.receive(peer, [0, peer * (2 + margin), 0, 0], theirs[me]);
                 }
                 let transfer =
                     Transfer::new(&plan, source.view().permuted(from), target.view_mut().permuted(to))?;
@@ -134,7 +134,6 @@ pub fn boxes_of_every_shape_arrive<R: Rig>() {
                 let mut transfers = [transfer];
                 comm.swap([2 * call, call], &mut transfers)?;
                 comm.swap([2 * call + 1, call], &mut transfers)?;
-                drop(transfers);
                 results.push(cuda::to_host::<f32, _>(&queue, &target)?.as_slice().to_vec());
             }
             Ok(results)
@@ -173,7 +172,6 @@ pub fn even_boxes_arrive<R: Rig>() {
                 for again in 0..3 {
                     comm.swap([3 * call + again, call], &mut transfers)?;
                 }
-                drop(transfers);
                 results.push(cuda::to_host::<f32, _>(&queue, &target)?.as_slice().to_vec());
             }
             Ok(results)

@@ -61,7 +61,8 @@ impl CudaQueue {
     /// any queue, and what it drops of it is not freed until the process ends.
     ///
     /// The calls of a session of one rank can be recorded once their scratch memory is there: make them twice before,
-    /// with the same shapes. Collectives of several ranks cannot, since they wait for the device.
+    /// with the same shapes. So can those of several ranks whose communicator is a `GpuComm`: every rank records, after calls
+    /// of the same shapes, and every rank replays. Collectives between threads cannot, since they wait for the device.
     ///
     /// # Errors
     /// If `body` returns one, allocates or waits ([`Error::Capturing`]), or the driver reports one.

@@ -60,6 +60,7 @@ impl<D: Launches> GpuComm<D> {
                 None
             }
         };
+        flow.arrive();
         let posted = (|| {
             // SAFETY: the sources lie inside the transfers' tensors, the destinations in staging memory, which the work
             // before this call is done with as far as the queue goes.
@@ -79,7 +80,7 @@ impl<D: Launches> GpuComm<D> {
             unsafe { copy::<D>(queue, &steps.own) }
         })();
         // The others are told before this rank waits for what they may never do.
-        self.fail(posted)?;
+        self.tell(posted)?;
         flow.join()?;
         // SAFETY: the sources lie in staging memory, the destinations inside the transfers' tensors, lent exclusively.
         unsafe { copy::<D>(queue, &steps.unpacks) }?;

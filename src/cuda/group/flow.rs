@@ -9,7 +9,7 @@ use attn_runtime::comm::Call;
 use attn_runtime::{Error, Result};
 
 use super::GpuComm;
-use super::watchdog::{Marks, arrive};
+use super::watchdog::{Marks, comes, next};
 use crate::cuda::launches::Launches;
 use crate::cuda::nccl::Comm;
 
@@ -22,6 +22,8 @@ pub(super) struct Flow<'c, D: Launches> {
     sequence: u64,
     recording: bool,
     fresh: bool,
+    /// The last step that the rank has come to.
+    step: u64,
     last: Option<Arc<Marks<D>>>,
 }
 
@@ -35,11 +37,19 @@ impl<'c, D: Launches> Flow<'c, D> {
     ) -> Self {
         // Replaying counts nowhere, so recording does not either.
         let roll = &comm.end.roll;
-        let sequence = if recording { roll.sequence.load(Ordering::Relaxed) } else { arrive(roll) };
-        Self { comm, queue, call, sequence, recording, fresh, last: None }
+        let sequence = if recording { roll.sequence.load(Ordering::Relaxed) } else { next(roll) };
+        Self { comm, queue, call, sequence, recording, fresh, step: 0, last: None }
     }
 
-    /// Queues work on the second stream, behind all that is queued on the first by now.
+    /// Tells the others that this rank has come to the next step, whether it has anything to move there or not.
+    pub(super) fn arrive(&mut self) {
+        self.step += 1;
+        if !self.recording {
+            self.comm.end.roll.host().arrive(comes(self.sequence, self.step));
+        }
+    }
+
+    /// Queues work of the present step on the second stream, behind all that is queued on the first by now.
     pub(super) fn post(
         &mut self,
         recorded: &mut Option<Arc<Marks<D>>>,
@@ -52,11 +62,12 @@ impl<'c, D: Launches> Flow<'c, D> {
             (true, Some(marks)) => Arc::clone(marks),
             (true, none) => Arc::clone(none.insert(rank.watch.marks()?)),
         };
+        let place = [self.sequence, self.step];
         D::set(self.queue, &marks.ready)?;
         D::follow(&rank.lane, &marks.ready)?;
         let until = Instant::now() + rank.watch.deadline;
         let failed = || match Instant::now() >= until {
-            true => Some(rank.watch.late(&self.comm.end.roll, &self.call, self.sequence)),
+            true => Some(rank.watch.late(&self.comm.end.roll, &self.call, place)),
             false => rank.watch.failure(),
         };
         {
@@ -65,7 +76,7 @@ impl<'c, D: Launches> Flow<'c, D> {
         }
         D::set(&rank.lane, &marks.done)?;
         if !self.recording {
-            rank.watch.watch(&self.comm.end.roll, self.call, self.sequence, self.fresh, &marks);
+            rank.watch.watch(&self.comm.end.roll, self.call, place, self.fresh, &marks);
         }
         self.last = Some(Arc::clone(&marks));
         Ok(marks)

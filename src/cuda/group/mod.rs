@@ -38,7 +38,7 @@ use self::known::{Known, Moves};
 use self::moves::Steps;
 use self::rank::Rank;
 use self::staging::Staging;
-use self::watchdog::{Marks, Roll, arrive, compares};
+use self::watchdog::{Marks, Roll, comes, compares, next};
 use super::launches::Launches;
 use super::nccl::Comm;
 
@@ -125,9 +125,8 @@ impl<D: Launches> GpuComm<D> {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(rendezvous: Box<dyn Rendezvous>, queue: D::Queue, options: GpuOptions) -> Result<Self> {
-        let (rank, comm) =
-            Rank::open(&*rendezvous, queue, options).inspect_err(|error| rendezvous.fail(error))?;
-        Ok(Self::of(Roll::new(rendezvous), comm, rank))
+        let (rank, roll, comm) = Rank::open(rendezvous, queue, options)?;
+        Ok(Self::of(roll, comm, rank))
     }
 
     fn of(roll: Roll, comm: Option<Comm>, rank: Arc<Rank<D>>) -> Self {
@@ -150,6 +149,12 @@ impl<D: Launches> GpuComm<D> {
         self.end.rank.watch.failure().map_or(Ok(()), Err)
     }
 
+    /// Tells all ranks of a failure of this one outside of collectives: their waits end. (Worlds that start their ranks
+    /// themselves do.)
+    pub fn fail(&self, error: &Error) {
+        self.end.rank.watch.fail(error);
+    }
+
     /// Begins a collective: alone on this group, and if nothing has failed.
     fn enter(&self) -> Result<MutexGuard<'_, Work<D>>> {
         let work = match self.end.work.try_lock() {
@@ -163,7 +168,7 @@ impl<D: Launches> GpuComm<D> {
     }
 
     /// Makes an error of this rank everybody's: after it, ranks no longer know what the others have seen.
-    fn fail<R>(&self, outcome: Result<R>) -> Result<R> {
+    fn tell<R>(&self, outcome: Result<R>) -> Result<R> {
         outcome.inspect_err(|error| self.end.rank.watch.fail(error))
     }
 
@@ -171,7 +176,7 @@ impl<D: Launches> GpuComm<D> {
     fn refuse_or_fail<R>(&self, outcome: Result<R>) -> Result<R> {
         match outcome {
             Err(Error::Capturing { .. }) => outcome,
-            outcome => self.fail(outcome),
+            outcome => self.tell(outcome),
         }
     }
 
@@ -197,9 +202,21 @@ impl<D: Launches> GpuComm<D> {
         }
         let roll = &self.end.roll;
         let host = roll.host();
-        host.arrive(compares(roll.sequence.load(Ordering::Relaxed) + 1));
-        known.agree(&**host, call, digest, &moves())
+        let sequence = roll.sequence.load(Ordering::Relaxed) + 1;
+        host.arrive(compares(sequence));
+        known.agree(&**host, call, digest, &moves()).map_err(|error| renumbered(error, sequence))
     }
+}
+
+/// An error of the host's, which counts its own collectives, with the number of this group's.
+fn renumbered(mut error: Error, number: u64) -> Error {
+    if let Error::Deadline { sequence, .. }
+    | Error::RankLeft { sequence, .. }
+    | Error::RankLost { sequence, .. } = &mut error
+    {
+        *sequence = number;
+    }
+    error
 }
 
 impl<D: Launches> Communicator for GpuComm<D> {
@@ -220,10 +237,11 @@ impl<D: Launches> Communicator for GpuComm<D> {
     fn split(&self, color: usize, key: usize) -> Result<Self> {
         let mut work = self.enter()?;
         let (end, rank) = (&*self.end, &self.end.rank);
-        self.fail((|| {
-            arrive(&end.roll);
+        self.tell((|| {
+            let sequence = next(&end.roll);
             let (child, color) = {
                 let host = end.roll.host();
+                host.arrive(comes(sequence, 1));
                 let child = host.subgroup(color, key)?;
                 // Colors as NCCL wants them: each is called by its first rank. Groups of one need no communicator.
                 let colors = host.gather("colors", &(color as u64).to_le_bytes())?;

@@ -196,6 +196,7 @@ impl<D: Launches> GpuComm<D> {
                 if hop + 1 < size {
                     // It goes where the block before this one stood: what reads that is queued by now.
                     let there = ring.place(staging, hop + 1);
+                    flow.arrive();
                     steps.messages.clear();
                     steps.messages.extend(ring.messages(owner, here, there, me).into_iter().flatten());
                     if !steps.messages.is_empty() {
@@ -213,6 +214,8 @@ impl<D: Launches> GpuComm<D> {
                 if let Some(marks) = arrived {
                     D::follow(queue, &marks.done)?;
                 }
+                // Kernels for blocks that will not come are not worth their time.
+                self.check()?;
                 match hop {
                     0 => visit(owner, block)?,
                     // SAFETY: the queue has followed what brought the block here; what overwrites it is posted after the
@@ -222,7 +225,7 @@ impl<D: Launches> GpuComm<D> {
             }
             Ok(())
         })();
-        self.fail(turned)?;
+        self.tell(turned)?;
         flow.join()
     }
 }

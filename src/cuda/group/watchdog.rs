@@ -57,6 +57,7 @@ struct Flight<D: Launches> {
     roll: Arc<Roll>,
     call: Call,
     sequence: u64,
+    step: u64,
     /// Whether ranks compared it, so that one may still be at that.
     fresh: bool,
     marks: Arc<Marks<D>>,
@@ -102,7 +103,8 @@ impl<D: Launches> Watch<D> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn world(&self) -> MutexGuard<'_, Box<dyn Rendezvous>> {
+    /// The host side of the whole world.
+    pub(super) fn world(&self) -> MutexGuard<'_, Box<dyn Rendezvous>> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -133,14 +135,14 @@ impl<D: Launches> Watch<D> {
         &self,
         roll: &Arc<Roll>,
         call: Call,
-        sequence: u64,
+        [sequence, step]: [u64; 2],
         fresh: bool,
         marks: &Arc<Marks<D>>,
     ) {
         let (roll, marks) = (Arc::clone(roll), Arc::clone(marks));
         let mut state = self.lock();
         let idle = state.flights.is_empty();
-        state.flights.push_back(Flight { roll, call, sequence, fresh, marks, since: None });
+        state.flights.push_back(Flight { roll, call, sequence, step, fresh, marks, since: None });
         drop(state);
         if idle {
             self.changed.notify_all();
@@ -187,12 +189,12 @@ impl<D: Launches> Watch<D> {
     }
 
     /// The error for a collective that has waited for so long that the deadline has passed.
-    pub(super) fn late(&self, roll: &Roll, call: &Call, sequence: u64) -> Error {
+    pub(super) fn late(&self, roll: &Roll, call: &Call, [sequence, step]: [u64; 2]) -> Error {
         // A rank that waits on its host holds the lock, and is told by that wait.
         let ranks = roll.rendezvous.try_lock().map(|host| host.whereabouts()).unwrap_or_default();
         let others = || roll.members.iter().enumerate().filter(|(rank, _)| *rank != roll.me);
         let away = |rank: usize| {
-            ranks.get(rank).and_then(|rank| rank.arrived).is_none_or(|place| place < comes(sequence))
+            ranks.get(rank).and_then(|rank| rank.arrived).is_none_or(|place| place < comes(sequence, step))
         };
         let missing: Vec<usize> =
             others().filter(|(rank, _)| away(*rank)).map(|(_, member)| *member).collect();
@@ -211,11 +213,11 @@ impl<D: Launches> Watch<D> {
     /// The error for a collective that waits for a rank which does not come, if it can be told so soon: it makes no
     /// further call, or waits on its host for this rank to compare another one.
     fn astray(&self, flight: &Flight<D>, waited: Duration) -> Option<Error> {
-        let Flight { roll, call, sequence, .. } = flight;
+        let Flight { roll, call, sequence, step, .. } = flight;
         let ranks = roll.rendezvous.try_lock().ok()?.whereabouts();
         let (operation, sequence) = (call.to_string(), *sequence);
         for (rank, known) in ranks.iter().enumerate().filter(|(rank, _)| *rank != roll.me) {
-            let came = known.arrived.map(|place| place >= comes(sequence));
+            let came = known.arrived.map(|place| place >= comes(sequence, *step));
             if known.ended && !came.unwrap_or(waited < GRACE) {
                 return Some(Error::RankLeft { rank: roll.members[rank], operation, sequence });
             }
@@ -285,7 +287,7 @@ impl<D: Launches> Watch<D> {
                 return Err(error);
             }
             if waited >= self.deadline {
-                return Err(self.late(&flight.roll, &flight.call, flight.sequence));
+                return Err(self.late(&flight.roll, &flight.call, [flight.sequence, flight.step]));
             }
             break;
         }
@@ -305,19 +307,17 @@ impl<D: Launches> Watch<D> {
     }
 }
 
-/// The number of a group's next collective; the others are told that this rank has come to it.
-pub(super) fn arrive(roll: &Roll) -> u64 {
-    let sequence = roll.sequence.fetch_add(1, Ordering::Relaxed) + 1;
-    roll.host().arrive(comes(sequence));
-    sequence
+/// The number of a group's next collective.
+pub(super) fn next(roll: &Roll) -> u64 {
+    roll.sequence.fetch_add(1, Ordering::Relaxed) + 1
 }
 
 /// What a rank says of itself that compares a collective before it comes to it.
 pub(super) const fn compares(sequence: u64) -> u64 {
-    2 * sequence
+    sequence << 20
 }
 
-/// What a rank says of itself that has come to a collective.
-const fn comes(sequence: u64) -> u64 {
-    2 * sequence + 1
+/// What a rank says of itself that has come to a step of a collective, from 1: to a hop of a ring.
+pub(super) const fn comes(sequence: u64, step: u64) -> u64 {
+    compares(sequence) + step
 }

@@ -15,7 +15,7 @@ use super::{Bytes, Link};
 use crate::comm::call::hash;
 use crate::comm::panic::text;
 use crate::comm::plan::check_rotation;
-use crate::comm::{Call, Communicator, Rendezvous, Signature, Traffic, Transfer, split};
+use crate::comm::{Call, Communicator, Rendezvous, Signature, Traffic, Transfer, Whereabouts, split};
 use crate::device::Scope;
 use crate::device::cpu::{Cpu, CpuQueue};
 use crate::error::{Error, Result};
@@ -345,6 +345,12 @@ impl<L: Link> Rendezvous for MessageComm<L> {
 
     fn failure(&self) -> Option<Error> {
         self.world().failure().map(|failure| failure.error)
+    }
+
+    fn whereabouts(&self) -> Vec<Whereabouts> {
+        let ended = self.world().ended();
+        let of = |member: &usize| Whereabouts { arrived: None, ended: ended[*member] };
+        self.end.group.members.iter().map(of).collect()
     }
 }
 

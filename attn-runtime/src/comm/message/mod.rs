@@ -20,6 +20,8 @@ mod pieces;
 mod rotate;
 mod round;
 mod shared;
+#[cfg(test)]
+mod tests;
 mod world;
 
 pub use bytes::Bytes;

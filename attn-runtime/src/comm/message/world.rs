@@ -131,6 +131,14 @@ impl<L: Link> World<L> {
         self.state().reaches(rank)
     }
 
+    /// Whether a rank makes no further call, by rank, as far as is known.
+    pub(super) fn ended(&self) -> Vec<bool> {
+        let mut state = self.state();
+        // An error of the link is told by whoever waits for messages.
+        let _ = state.collect();
+        state.peers.iter().map(|peer| !matches!(peer, Peer::Here)).collect()
+    }
+
     /// Sends a message to a rank.
     pub(super) fn send(&self, to: usize, note: &Note, body: Option<Arc<Bytes>>) -> Result<()> {
         let state = &mut *self.state();

@@ -12,6 +12,10 @@ pub(in crate::comm::message) const MESSAGE: usize = 256 << 10;
 /// A slot has room for the tensors of a message and for what stands before them.
 pub(super) const SLOT: usize = MESSAGE + (16 << 10);
 
+/// Slots of a rank. Those that are free first are used first, so readers who keep up see few of them, which stay in the
+/// cache; the others are for readers who do not get a core for a while.
+pub(super) const SLOTS: usize = 64;
+
 /// Messages on their way from one rank to one other.
 pub(super) const RING: u64 = 64;
 
@@ -65,16 +69,12 @@ impl Layout {
         self.entry(to, number) + SHORT_AT
     }
 
-    pub(super) fn slots(&self) -> usize {
-        (2 * (self.ranks - 1)).clamp(8, 32)
-    }
-
     pub(super) const fn slot(&self, index: usize) -> usize {
         self.entry(self.ranks, 0).next_multiple_of(4096) + index * SLOT
     }
 
-    pub(super) fn bytes(&self) -> usize {
-        self.slot(self.slots())
+    pub(super) const fn bytes(&self) -> usize {
+        self.slot(SLOTS)
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
                     ranges.push((layout.short(rank, number), SHORT));
                 }
             }
-            ranges.extend((0..layout.slots()).map(|slot| (layout.slot(slot), SLOT)));
+            ranges.extend((0..SLOTS).map(|slot| (layout.slot(slot), SLOT)));
             ranges.sort_unstable();
             assert!(ranges.windows(2).all(|pair| pair[0].0 + pair[0].1 <= pair[1].0), "{ranks} ranks");
             assert!(ranges.last().is_some_and(|(start, length)| start + length <= layout.bytes()));

@@ -18,7 +18,7 @@ pub(super) use blocks::{Blocks, Look, Shown};
 pub(super) use body::Body;
 use body::Lent;
 pub(super) use desk::MESSAGE;
-use desk::{Entry, Layout, RING, SHORT, SLEEPS, SLOT, Where, Written};
+use desk::{Entry, Layout, RING, SHORT, SLEEPS, SLOT, SLOTS, Where, Written};
 use host::Mates;
 pub(super) use host::Pairs;
 use memory::Memory;
@@ -108,7 +108,7 @@ impl Shared {
             rung: 0,
         };
         let mates = mates.into_iter().map(|found| found.map(mate)).collect();
-        let slots = vec![None; layout.slots()];
+        let slots = vec![None; SLOTS];
         Ok(Some(Self { layout, place, own, mates, slots, pairs: Arc::new(pairs), roomy }))
     }
 

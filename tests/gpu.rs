@@ -86,9 +86,13 @@ mod across_cards {
         a_hundred_exchanges_follow_each_other,
         a_late_rank_is_waited_for,
         nobody_leaves_before_all_is_written,
+        blocks_go_round_in_the_order_of_a_ring,
+    }
+    each! { Cards, direct_faults:
         a_rank_that_does_not_come_is_named,
         boxes_that_do_not_fit_are_an_error_for_all,
-        blocks_go_round_in_the_order_of_a_ring,
+        an_abort_ends_all_waits,
+        a_rank_that_leaves_ends_the_others_waits,
     }
 }
 

@@ -4,7 +4,7 @@
 //! freed and no kernel is called for the first time: ranks meet on the host before and after.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use attn::comm::threads::Queues;
 use attn::comm::{ExchangePlan, Rendezvous, StridedBox, Transfer};
@@ -18,27 +18,24 @@ use crate::kernels::copy::{Move, strides};
 use crate::kernels::rig::{DeviceOf, Rig};
 use crate::support::Random;
 
-/// Long enough for a rank to come, and short enough for a test to wait for one that does not.
-const SHORT: Duration = Duration::from_millis(300);
-
 /// So long that a test which waits for it has failed.
-const LONG: Duration = Duration::from_secs(12);
+pub const LONG: Duration = Duration::from_secs(12);
 
 /// One test at a time: those that wait for each other must have the processor's cores.
-static ALONE: Mutex<()> = Mutex::new(());
+pub static ALONE: Mutex<()> = Mutex::new(());
 
 /// One rank of a test.
-struct Rank<R: Rig> {
-    comm: ThreadComm<DeviceOf<R>>,
-    queue: R::Queue,
-    direct: Direct<DeviceOf<R>>,
+pub struct Rank<R: Rig> {
+    pub comm: ThreadComm<DeviceOf<R>>,
+    pub queue: R::Queue,
+    pub direct: Direct<DeviceOf<R>>,
 }
 
-type Bytes<R> = Tensor<u8, DeviceOf<R>>;
+pub type Bytes<R> = Tensor<u8, DeviceOf<R>>;
 
 impl<R: Rig> Rank<R> {
     /// Waits for all ranks on the host.
-    fn meet(&self) {
+    pub fn meet(&self) {
         self.comm.gather("the ranks of a test", &[]).unwrap();
     }
 
@@ -48,17 +45,22 @@ impl<R: Rig> Rank<R> {
     }
 
     /// Waits for this rank's kernels, and tells what they have reported.
-    fn settle(&self) -> attn::Result<()> {
+    pub fn settle(&self) -> attn::Result<()> {
         DeviceOf::<R>::synchronize(&self.queue)?;
         self.direct.check()
     }
 
-    fn download(&self, bytes: &Bytes<R>) -> Vec<u8> {
+    pub fn download(&self, bytes: &Bytes<R>) -> Vec<u8> {
         cuda::to_host::<u8, DeviceOf<R>>(&self.queue, bytes).unwrap().as_slice().to_vec()
     }
 
     /// Queues an exchange of what `moves` has from and to this rank.
-    fn exchange(&self, moves: &[Passed], source: &Bytes<R>, destination: &mut Bytes<R>) -> attn::Result<()> {
+    pub fn exchange(
+        &self,
+        moves: &[Passed],
+        source: &Bytes<R>,
+        destination: &mut Bytes<R>,
+    ) -> attn::Result<()> {
         let (me, from) = (self.direct.rank(), source.view().base().as_ptr());
         let to = destination.view_mut().base().as_ptr();
         let part = |at: usize, base: *mut u8, strides: [usize; 4], each: &Move| StridedBox {
@@ -84,16 +86,16 @@ impl<R: Rig> Rank<R> {
 
 /// A box on its way from one rank's source to another's destination.
 #[derive(Clone, Copy, Debug)]
-struct Passed {
-    sender: usize,
-    receiver: usize,
-    part: Move,
+pub struct Passed {
+    pub sender: usize,
+    pub receiver: usize,
+    pub part: Move,
 }
 
 /// Runs `body` on ranks with a direct exchange, whose messages are counted from `first`. Not at all where there is no
 /// device.
 #[track_caller]
-fn on_ranks<R: Rig, T: Send>(
+pub fn on_ranks<R: Rig, T: Send>(
     ranks: usize,
     first: u32,
     body: impl Fn(&Rank<R>) -> T + Sync,
@@ -258,7 +260,7 @@ pub fn plans_of_tensors_are_carried_out<R: Rig>() {
 }
 
 /// One box of so many bytes, from each rank to each.
-fn all_to_all(ranks: usize, bytes: usize) -> Vec<Passed> {
+pub fn all_to_all(ranks: usize, bytes: usize) -> Vec<Passed> {
     let pairs = (0..ranks).flat_map(|sender| (0..ranks).map(move |receiver| (sender, receiver)));
     pairs
         .map(|(sender, receiver)| Passed {
@@ -277,7 +279,7 @@ fn all_to_all(ranks: usize, bytes: usize) -> Vec<Passed> {
 }
 
 /// Places for [`all_to_all`]: what rank `me` sends, and nothing.
-fn places<R: Rig>(rank: &Rank<R>, bytes: usize) -> (Bytes<R>, Bytes<R>) {
+pub fn places<R: Rig>(rank: &Rank<R>, bytes: usize) -> (Bytes<R>, Bytes<R>) {
     let all = rank.direct.size() * bytes;
     (rank.upload(&vec![rank.direct.rank() as u8 + 1; all]), rank.upload(&vec![0; all]))
 }
@@ -325,98 +327,6 @@ pub fn nobody_leaves_before_all_is_written<R: Rig>() {
             assert_eq!(found.iter().filter(|byte| **byte == 7).count(), count);
         }
     });
-}
-
-/// Whoever waits for a rank that does not come says so, and when it comes at last it writes nothing.
-pub fn a_rank_that_does_not_come_is_named<R: Rig>() {
-    let outcomes = on_ranks::<R, _>(3, 0, |rank| {
-        let (me, bytes) = (rank.direct.rank(), 64);
-        let (source, mut destination) = places(rank, bytes);
-        let moves = all_to_all(3, bytes);
-        rank.direct.set_deadline(SHORT);
-        rank.meet();
-        let began = Instant::now();
-        let attempt = |destination: &mut Bytes<R>| {
-            rank.exchange(&moves, &source, destination).and_then(|()| rank.settle())
-        };
-        let mut outcome = if me == 2 { Ok(()) } else { attempt(&mut destination) };
-        let took = began.elapsed();
-        rank.meet();
-        if me == 2 {
-            outcome = attempt(&mut destination);
-        }
-        rank.meet();
-        assert!(rank.download(&destination).iter().all(|byte| *byte == 0), "rank {me} was written to");
-        // It stays so.
-        assert_eq!(attempt(&mut destination), outcome);
-        (outcome.unwrap_err(), took)
-    });
-    for (error, took) in outcomes.into_iter().flatten() {
-        let Error::Deadline { operation, sequence, missing, seconds } = &error else { panic!("{error}") };
-        // The first call was the test of the opening.
-        assert_eq!((operation.as_str(), *sequence, missing.as_slice()), ("direct exchange", 2, &[2][..]));
-        assert!((*seconds - SHORT.as_secs_f64()).abs() < 1e-9 && took < SHORT * 20, "{error} after {took:?}");
-    }
-}
-
-/// The same of a pair of ranks in the middle of a call: others of the group have written by then.
-pub fn boxes_that_do_not_fit_are_an_error_for_all<R: Rig>() {
-    let unlike: [(&str, fn(&mut Move)); 3] = [
-        ("rank 0 sends [1, 1, 1, 64] to rank 1, which expects [1, 1, 1, 63]", |part| part.extent[3] = 63),
-        ("of 1 bytes to rank 1, which expects [1, 1, 1, 64] of 2", |part| part.item = 2),
-        ("rank 0 sends 1 boxes to rank 1, which expects 0", |part| part.extent[0] = 0),
-    ];
-    for (says, change) in unlike {
-        let outcomes = on_ranks::<R, _>(3, 0, |rank| {
-            let (me, bytes) = (rank.direct.rank(), 64);
-            let (source, mut destination) = places(rank, bytes);
-            let mut moves = all_to_all(3, bytes);
-            if me == 1 {
-                let other = moves.iter_mut().find(|each| each.sender == 0 && each.receiver == 1);
-                change(&mut other.unwrap().part);
-            }
-            rank.meet();
-            let began = Instant::now();
-            let outcome = rank.exchange(&moves, &source, &mut destination).and_then(|()| rank.settle());
-            assert!(began.elapsed() < LONG / 2);
-            outcome.unwrap_err().to_string()
-        });
-        let Some(outcomes) = outcomes else { return };
-        assert!(outcomes[0].contains(says), "{outcomes:?}");
-        for other in &outcomes[1..] {
-            let told = ["rank 0 sends other boxes than rank 1 expects", "has withdrawn"];
-            assert!(told.iter().any(|words| other.contains(words)), "{outcomes:?}");
-        }
-    }
-}
-
-pub fn an_abort_ends_all_waits<R: Rig>() {
-    let outcomes = on_ranks::<R, _>(3, 0, |rank| {
-        let (me, bytes) = (rank.direct.rank(), 64);
-        let (source, mut destination) = places(rank, bytes);
-        let moves = all_to_all(3, bytes);
-        rank.meet();
-        let began = Instant::now();
-        let outcome = std::thread::scope(|scope| {
-            if me == 0 {
-                scope.spawn(|| {
-                    std::thread::sleep(Duration::from_millis(50));
-                    rank.direct.abort();
-                });
-            }
-            match me {
-                2 => Ok(()),
-                _ => rank.exchange(&moves, &source, &mut destination).and_then(|()| rank.settle()),
-            }
-        });
-        assert!(began.elapsed() < LONG / 2);
-        rank.meet();
-        outcome
-    });
-    for outcome in outcomes.into_iter().flatten().take(2) {
-        let error = outcome.unwrap_err();
-        assert!(matches!(error, Error::RankFailed { rank: 0, .. }), "{error}");
-    }
 }
 
 /// A block whose elements know their owner and place.
@@ -488,45 +398,4 @@ pub fn blocks_go_round_in_the_order_of_a_ring<R: Rig>() {
             }
         });
     }
-}
-
-/// A rank whose visit fails takes the others' waits with it.
-pub fn an_error_on_the_way_round_reaches_all<R: Rig>() {
-    let outcomes = on_ranks::<R, _>(3, 0, |rank| {
-        let queue = &rank.queue;
-        let x = Tensor::<bf16, DeviceOf<R>>::zeros(queue, [1, 4, 1, 8]).unwrap();
-        let mut arena = Arena::<DeviceOf<R>>::default();
-        rank.meet();
-        let began = Instant::now();
-        let kv = KeyValue { key: x.view(), value: x.view() };
-        let fail = rank.direct.rank() == 1;
-        let outcome = rank.direct.rotate(arena.open(queue).unwrap(), &[4; 3], kv, |_, _| match fail {
-            true => Err(Error::Scale(f32::NAN)),
-            false => Ok(()),
-        });
-        let outcome = outcome.and_then(|()| rank.settle());
-        assert!(began.elapsed() < LONG / 2);
-        rank.meet();
-        outcome.unwrap_err()
-    });
-    let Some(outcomes) = outcomes else { return };
-    assert!(matches!(outcomes[1], Error::Scale(_)), "{outcomes:?}");
-    for rank in [0, 2] {
-        assert!(matches!(outcomes[rank], Error::RankFailed { rank: 1, .. }), "{outcomes:?}");
-    }
-}
-
-/// Why there is no direct exchange is said, by all ranks alike.
-pub fn more_ranks_than_a_group_takes_are_told_so<R: Rig>() {
-    let queues: Vec<R::Queue> = (0..17).map_while(R::queue).collect();
-    if queues.is_empty() {
-        return;
-    }
-    let outcome = World::<Queues<DeviceOf<R>>>::on_queues(queues).run(|comm| {
-        let why = Direct::<DeviceOf<R>>::open_or_why(&comm, &comm.queue()?)?.err().unwrap_or_default();
-        assert!(why.contains("17 ranks are more than 16"), "{why}");
-        assert!(Direct::<DeviceOf<R>>::open(&comm, &comm.queue()?)?.is_none());
-        Ok::<_, Error>(())
-    });
-    outcome.unwrap();
 }

@@ -6,6 +6,7 @@ pub mod allocation;
 pub mod case;
 pub mod copy;
 pub mod direct;
+pub mod direct_faults;
 pub mod flash;
 pub mod probes;
 pub mod refusals;
@@ -102,10 +103,13 @@ macro_rules! kernel_tests {
             plans_of_tensors_are_carried_out,
             a_late_rank_is_waited_for,
             nobody_leaves_before_all_is_written,
+            blocks_go_round_in_the_order_of_a_ring,
+        }
+        each! { $rig, direct_faults:
             a_rank_that_does_not_come_is_named,
             boxes_that_do_not_fit_are_an_error_for_all,
             an_abort_ends_all_waits,
-            blocks_go_round_in_the_order_of_a_ring,
+            a_rank_that_leaves_ends_the_others_waits,
             an_error_on_the_way_round_reaches_all,
             more_ranks_than_a_group_takes_are_told_so,
         }

@@ -67,8 +67,8 @@ impl<D: Launches> Direct<D> {
                 Err(why) => return Ok(Err(why)),
             };
         // What the test needs is allocated before anybody waits on a GPU.
-        let joined = own.and_then(|own| {
-            let direct = Self::join(rendezvous, own, &records, first)?;
+        let joined = own.and_then(|_own| {
+            let direct = Self::join(rendezvous, &records, first)?;
             let places = told(Places::new(queue, direct.me, direct.size()))?;
             Ok((direct, places))
         });
@@ -81,13 +81,8 @@ impl<D: Launches> Direct<D> {
         Ok(well.and(tested))
     }
 
-    /// Finds the other ranks' seats and lets this rank's GPU reach their memory.
-    fn join(
-        rendezvous: &dyn Rendezvous,
-        own: Arc<Seat<D>>,
-        records: &[Vec<u8>],
-        first: u32,
-    ) -> Result<Self, String> {
+    /// Finds the ranks' seats and lets this rank's GPU reach their memory.
+    fn join(rendezvous: &dyn Rendezvous, records: &[Vec<u8>], first: u32) -> Result<Self, String> {
         let seats: Vec<Arc<Seat<D>>> =
             told(records.iter().map(|record| Seat::find(record)).collect::<Result<_>>())?;
         let queues: Vec<_> = seats.iter().map(|seat| seat.queue.clone()).collect();

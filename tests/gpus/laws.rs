@@ -63,19 +63,21 @@ where
     DeviceOf<R>: Memory,
 {
     std::thread::scope(|scope| {
-        for fault in suite::faults::<GpuComm<DeviceOf<R>>>() {
-            scope.spawn(move || [2, 3].map(|ranks| try_out::<R>(&fault, ranks)));
+        for transport in [Transport::Nccl, Transport::Direct] {
+            for fault in suite::faults::<GpuComm<DeviceOf<R>>>() {
+                scope.spawn(move || [2, 3].map(|ranks| try_out::<R>(&fault, ranks, transport)));
+            }
         }
     });
 }
 
-fn try_out<R: Rig>(fault: &suite::Fault<GpuComm<DeviceOf<R>>>, ranks: usize) {
+fn try_out<R: Rig>(fault: &suite::Fault<GpuComm<DeviceOf<R>>>, ranks: usize, transport: Transport) {
     let queues: Vec<R::Queue> = (0..ranks).map_while(|rank| R::queue(rank as u64)).collect();
     if queues.is_empty() {
         return;
     }
     let hosts = World::threads(ranks).threads_per_rank(1).deadline(DEADLINE).communicators().unwrap();
-    let options = GpuOptions::default().deadline(DEADLINE).transport(Transport::Nccl);
+    let options = GpuOptions::default().deadline(DEADLINE).transport(transport);
     let started = Instant::now();
     let rank = |host: attn::ThreadComm, queue: R::Queue| {
         let comm = GpuComm::<DeviceOf<R>>::open_with(Box::new(host), queue.clone(), options)?;
@@ -92,7 +94,7 @@ fn try_out<R: Rig>(fault: &suite::Fault<GpuComm<DeviceOf<R>>>, ranks: usize) {
     for (rank, outcome) in outcomes.iter().enumerate() {
         let told = outcome.as_ref().is_err_and(|error| (fault.heard)(rank, ranks, error));
         let left = outcome.is_ok() && rank + 1 == ranks && fault.leaves;
-        assert!(told || left, "{}: rank {rank} of {ranks}: {outcome:?}", fault.name);
+        assert!(told || left, "{} ({transport:?}): rank {rank} of {ranks}: {outcome:?}", fault.name);
     }
     assert!(started.elapsed() < DEADLINE + Duration::from_secs(3), "{}: {:?}", fault.name, started.elapsed());
 }

@@ -2,6 +2,7 @@
 
 use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
+use std::sync::Weak;
 
 use attn_runtime::{Device, Error, Result};
 
@@ -18,6 +19,15 @@ impl<D: Backend> Launches for D {}
 pub trait GpuQueue: Clone + Send + Sync + 'static {
     /// The device.
     type Device: Launches<Queue = Self>;
+}
+
+/// Somebody who knows whether what a queue has done was all that it was asked for.
+pub trait Witness: Send + Sync {
+    /// That it was.
+    ///
+    /// # Errors
+    /// If it was not.
+    fn testify(&self) -> Result<()>;
 }
 
 /// What each of the devices does its own way.
@@ -128,6 +138,9 @@ pub trait Backend: Device {
 
     /// From now on every use of the queue is this error: what it would give is not what was asked for.
     fn condemn(queue: &Self::Queue, error: &Error);
+
+    /// From now on whoever waits for the queue asks the witness whether what it gave may be believed.
+    fn heed(queue: &Self::Queue, witness: Weak<dyn Witness>);
 
     /// What moves memory between devices of this kind.
     ///
@@ -346,6 +359,8 @@ mod tests {
         }
 
         fn condemn((): &(), _: &Error) {}
+
+        fn heed((): &(), _: Weak<dyn Witness>) {}
 
         #[cfg(any(feature = "nccl", feature = "sim"))]
         fn nccl() -> Result<&'static crate::cuda::nccl::Library> {

@@ -4,7 +4,7 @@ use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr::NonNull;
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use attn_runtime::device::cpu::CpuMemory;
 use attn_runtime::device::{Device, StridedCopy};
@@ -14,7 +14,7 @@ use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use super::abi::{self, Launchers};
 use super::copy;
 use super::lane::{Lane, Mark};
-use super::launches::{Backend, GpuQueue};
+use super::launches::{Backend, GpuQueue, Witness};
 use super::loader::told;
 
 /// A simulated GPU of compute capability 9.0, for tests: it runs the kernels of `Cuda` thread by thread on
@@ -37,13 +37,14 @@ impl Simulated {
 static SEED: AtomicU64 = AtomicU64::new(1);
 
 /// The queue of a simulated GPU: what is queued is done when the call returns.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SimQueue {
     simulator: &'static Simulator,
     seed: u64,
     /// Where work runs that other ranks take part in; what a communicator's own queue has.
     lane: Option<Arc<Lane>>,
     condemned: Arc<OnceLock<Error>>,
+    witnesses: Arc<Mutex<Vec<Weak<dyn Witness>>>>,
 }
 
 impl SimQueue {
@@ -62,12 +63,25 @@ impl SimQueue {
     pub fn seeded(seed: u64) -> Result<Self> {
         static SIMULATOR: OnceLock<Result<Simulator>> = OnceLock::new();
         let simulator = SIMULATOR.get_or_init(Simulator::load).as_ref().map_err(Clone::clone)?;
-        Ok(Self { simulator, seed, lane: None, condemned: Arc::default() })
+        Ok(Self { simulator, seed, lane: None, condemned: Arc::default(), witnesses: Arc::default() })
+    }
+
+    /// That what the queue has done was all that it was asked for.
+    fn believed(&self) -> Result<()> {
+        self.sound()?;
+        let witnesses = self.witnesses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        witnesses.iter().filter_map(Weak::upgrade).try_for_each(|witness| witness.testify())
     }
 
     /// That the queue was not condemned.
     fn sound(&self) -> Result<()> {
         self.condemned.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+}
+
+impl core::fmt::Debug for SimQueue {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("SimQueue").field("seed", &self.seed).finish_non_exhaustive()
     }
 }
 
@@ -164,7 +178,7 @@ unsafe impl Device for Simulated {
             lane.run(mark.set());
             mark.place()();
         }
-        queue.sound()
+        queue.believed()
     }
 }
 
@@ -209,7 +223,7 @@ impl Backend for Simulated {
     }
 
     unsafe fn download(queue: &SimQueue, from: NonNull<u8>, to: &mut [u8]) -> Result<()> {
-        queue.sound()?;
+        queue.believed()?;
         // SAFETY: as above.
         unsafe { core::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) };
         Ok(())
@@ -258,6 +272,10 @@ impl Backend for Simulated {
     fn condemn(queue: &SimQueue, error: &Error) {
         // The first one explains those that follow.
         let _ = queue.condemned.set(error.clone());
+    }
+
+    fn heed(queue: &SimQueue, witness: Weak<dyn Witness>) {
+        queue.witnesses.lock().unwrap_or_else(PoisonError::into_inner).push(witness);
     }
 
     fn nccl() -> Result<&'static crate::cuda::nccl::Library> {

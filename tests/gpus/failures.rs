@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use attn::cuda::{self, Check, GpuComm, GpuOptions, GpuQueue};
+use attn::cuda::{self, Check, GpuComm, GpuOptions, GpuQueue, Transport};
 use attn::device::Arena;
 use attn::prelude::*;
 use attn::{Device, Error, ExchangePlan, KeyValue, Transfer};
@@ -45,7 +45,7 @@ pub fn outcomes<R: Rig>(
 }
 
 pub fn options(milliseconds: u64) -> GpuOptions {
-    GpuOptions::default().deadline(Duration::from_millis(milliseconds))
+    GpuOptions::default().deadline(Duration::from_millis(milliseconds)).transport(Transport::Nccl)
 }
 
 /// One ring of blocks of four positions; then waits for what it gave.
@@ -229,7 +229,7 @@ pub fn options_that_differ_are_refused<R: Rig>() {
     });
     let said = said.unwrap_err().to_string();
     assert!(
-        said.contains("rank 1 opens its communicator with another deadline or check than rank 0"),
+        said.contains("rank 1 opens its communicator with another transport, deadline or check than rank 0"),
         "{said}"
     );
 }

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use attn::cuda::{self, Check, GpuComm, GpuOptions};
+use attn::cuda::{self, Check, GpuComm, GpuOptions, Transport};
 use attn::prelude::*;
 use attn::{Device, Error, Scalar};
 
-use super::world;
+use super::world_by;
 use crate::kernels::rig::{DeviceOf, Rig};
 use crate::suite::{self, DEADLINE, Memory};
 
@@ -35,8 +35,23 @@ pub fn every_law_is_obeyed<R: Rig>()
 where
     DeviceOf<R>: Memory,
 {
-    for ranks in 1..=4 {
-        let Some(world) = world::<R>(ranks) else { return };
+    obey::<R>(4, Transport::Nccl);
+}
+
+/// The communicator takes the direct exchange where it can.
+pub fn every_law_is_obeyed_directly<R: Rig>()
+where
+    DeviceOf<R>: Memory,
+{
+    obey::<R>(2, Transport::Direct);
+}
+
+fn obey<R: Rig>(most_ranks: usize, transport: Transport)
+where
+    DeviceOf<R>: Memory,
+{
+    for ranks in 1..=most_ranks {
+        let Some(world) = world_by::<R>(ranks, transport) else { return };
         let laws = |comm: GpuComm<DeviceOf<R>>| suite::check_laws(&comm);
         world.check(Check::Always).run(laws).unwrap_or_else(|error: Error| panic!("{ranks} ranks: {error}"));
     }
@@ -48,19 +63,21 @@ where
     DeviceOf<R>: Memory,
 {
     std::thread::scope(|scope| {
-        for fault in suite::faults::<GpuComm<DeviceOf<R>>>() {
-            scope.spawn(move || [2, 3].map(|ranks| try_out::<R>(&fault, ranks)));
+        for transport in [Transport::Nccl, Transport::Direct] {
+            for fault in suite::faults::<GpuComm<DeviceOf<R>>>() {
+                scope.spawn(move || [2, 3].map(|ranks| try_out::<R>(&fault, ranks, transport)));
+            }
         }
     });
 }
 
-fn try_out<R: Rig>(fault: &suite::Fault<GpuComm<DeviceOf<R>>>, ranks: usize) {
+fn try_out<R: Rig>(fault: &suite::Fault<GpuComm<DeviceOf<R>>>, ranks: usize, transport: Transport) {
     let queues: Vec<R::Queue> = (0..ranks).map_while(|rank| R::queue(rank as u64)).collect();
     if queues.is_empty() {
         return;
     }
     let hosts = World::threads(ranks).threads_per_rank(1).deadline(DEADLINE).communicators().unwrap();
-    let options = GpuOptions::default().deadline(DEADLINE);
+    let options = GpuOptions::default().deadline(DEADLINE).transport(transport);
     let started = Instant::now();
     let rank = |host: attn::ThreadComm, queue: R::Queue| {
         let comm = GpuComm::<DeviceOf<R>>::open_with(Box::new(host), queue.clone(), options)?;
@@ -77,7 +94,7 @@ fn try_out<R: Rig>(fault: &suite::Fault<GpuComm<DeviceOf<R>>>, ranks: usize) {
     for (rank, outcome) in outcomes.iter().enumerate() {
         let told = outcome.as_ref().is_err_and(|error| (fault.heard)(rank, ranks, error));
         let left = outcome.is_ok() && rank + 1 == ranks && fault.leaves;
-        assert!(told || left, "{}: rank {rank} of {ranks}: {outcome:?}", fault.name);
+        assert!(told || left, "{} ({transport:?}): rank {rank} of {ranks}: {outcome:?}", fault.name);
     }
     assert!(started.elapsed() < DEADLINE + Duration::from_secs(3), "{}: {:?}", fault.name, started.elapsed());
 }

@@ -11,14 +11,22 @@ pub mod moves;
 use std::time::Duration;
 
 use attn::Error;
-use attn::cuda::{GpuComm, GpuWorld};
+use attn::cuda::{GpuComm, GpuWorld, Transport};
 
 use crate::kernels::rig::{DeviceOf, Rig};
 
 /// So many ranks; none if there is no such device here.
 pub fn world<R: Rig>(ranks: usize) -> Option<GpuWorld<R::Queue>> {
+    world_by::<R>(ranks, Transport::Nccl)
+}
+
+/// The same, over what is asked for.
+pub fn world_by<R: Rig>(ranks: usize, transport: Transport) -> Option<GpuWorld<R::Queue>> {
     let queues: Vec<R::Queue> = (0..ranks).map_while(|rank| R::queue(rank as u64)).collect();
-    (!queues.is_empty()).then(|| GpuWorld::on_queues(queues).unwrap().deadline(Duration::from_secs(60)))
+    (!queues.is_empty()).then(|| {
+        let world = GpuWorld::on_queues(queues).unwrap();
+        world.deadline(Duration::from_secs(60)).transport(transport)
+    })
 }
 
 /// Runs `body` on so many ranks, and returns what each returns, or the first failure.
@@ -44,7 +52,7 @@ macro_rules! gpu_comm_tests {
         }
         mod laws {
             use super::*;
-            each_gpus! { $rig, laws: every_law_is_obeyed, faults_are_told_to_everybody }
+            each_gpus! { $rig, laws: every_law_is_obeyed, every_law_is_obeyed_directly, faults_are_told_to_everybody }
         }
         mod moves {
             use super::*;

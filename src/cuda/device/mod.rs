@@ -15,13 +15,14 @@ pub use queue::{CudaEvent, CudaQueue};
 
 use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
+use std::sync::Weak;
 
 use attn_runtime::device::StridedCopy;
 use attn_runtime::{Device, Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::abi::Launchers;
-use super::launches::{Backend, GpuQueue};
+use super::launches::{Backend, GpuQueue, Witness};
 use super::{copy, layout};
 use queue::CudaMark;
 
@@ -85,7 +86,7 @@ unsafe impl Device for Cuda {
         unsafe { result::stream::synchronize(queue.stream().cu_stream()) }
             .map_err(|error| queue.failed("cuStreamSynchronize", error))?;
         // Work that was cut off is over too.
-        queue.sound()
+        queue.believed()
     }
 
     fn connect(queues: &[CudaQueue]) -> Result<()> {
@@ -231,6 +232,10 @@ impl Backend for Cuda {
 
     fn condemn(queue: &CudaQueue, error: &Error) {
         queue.condemn(error);
+    }
+
+    fn heed(queue: &CudaQueue, witness: Weak<dyn Witness>) {
+        queue.heed(witness);
     }
 
     #[cfg(any(feature = "nccl", feature = "sim"))]

@@ -1,7 +1,7 @@
 //! A queue: a stream of a GPU.
 
 use core::ffi::c_void;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use attn_runtime::{Error, Result};
@@ -11,6 +11,7 @@ use super::context::{Guarded, Kept, primary};
 use super::driver::{capability, failed, ready};
 use super::{graph, linked};
 use crate::cuda::abi::Launchers;
+use crate::cuda::launches::Witness;
 
 /// A stream of a GPU, in the order of which work is done. Clones are handles of the same stream.
 ///
@@ -32,6 +33,8 @@ struct Inner {
     launchers: &'static Launchers,
     /// Why nothing that it gives may be taken for a result any more.
     condemned: OnceLock<Error>,
+    /// Whom to ask whether it may be.
+    witnesses: Mutex<Vec<Weak<dyn Witness>>>,
 }
 
 impl CudaQueue {
@@ -64,8 +67,8 @@ impl CudaQueue {
         let capability = capability(device, &label)?;
         let name =
             result::device::get_name(device).map_err(|error| failed(&label, "cuDeviceGetName", error))?;
-        let condemned = OnceLock::new();
-        Ok(Self { inner: Arc::new(Inner { stream, capability, name, launchers, condemned }) })
+        let (condemned, witnesses) = (OnceLock::new(), Mutex::default());
+        Ok(Self { inner: Arc::new(Inner { stream, capability, name, launchers, condemned, witnesses }) })
     }
 
     /// A stream that another library made: a `CUstream` or a `cudaStream_t`, null for the default one.
@@ -154,6 +157,19 @@ impl CudaQueue {
     pub(super) fn condemn(&self, error: &Error) {
         // The first one explains those that follow.
         let _ = self.inner.condemned.set(error.clone());
+    }
+
+    pub(super) fn heed(&self, witness: Weak<dyn Witness>) {
+        let mut witnesses = self.inner.witnesses.lock().unwrap_or_else(PoisonError::into_inner);
+        witnesses.retain(|witness| witness.strong_count() > 0);
+        witnesses.push(witness);
+    }
+
+    /// That what the queue has done was all that it was asked for.
+    pub(super) fn believed(&self) -> Result<()> {
+        self.sound()?;
+        let witnesses = self.inner.witnesses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        witnesses.iter().filter_map(Weak::upgrade).try_for_each(|witness| witness.testify())
     }
 
     /// That the queue was not condemned.

@@ -5,10 +5,10 @@ use std::sync::atomic::Ordering;
 
 use attn_runtime::comm::Call;
 use attn_runtime::device::StridedCopy;
-use attn_runtime::{Communicator, Result, Signature, Transfer};
+use attn_runtime::{Communicator, Result, Scope, Signature, Transfer};
 
 use super::flow::Flow;
-use super::{GpuComm, Work, moves};
+use super::{Carrier, GpuComm, Work, moves};
 use crate::cuda::launches::Launches;
 
 /// Queues copies, if there are any.
@@ -28,31 +28,38 @@ impl<D: Launches> GpuComm<D> {
     pub(super) fn carry_out(
         &self,
         work: &mut Work<D>,
-        queue: &D::Queue,
+        scope: Scope<'_, D>,
         signature: &Signature,
         transfers: &[Transfer<'_, D>],
     ) -> Result<()> {
-        let (me, size) = (self.rank(), self.size());
+        let (queue, me, size) = (scope.queue(), self.rank(), self.size());
         transfers.iter().try_for_each(|transfer| transfer.check_peers(size))?;
-        let Work { comm, staging, known, steps, recorded } = work;
-        let Some(nccl) = comm else {
+        let Work { carrier, staging, known, steps, recorded } = work;
+        if let Carrier::Alone = carrier {
             steps.by_messages(transfers, me, size, NonNull::dangling())?;
             // SAFETY: the boxes lie inside the transfers' own tensors, which are lent for this call, the destination
             // exclusively.
             return unsafe { copy::<D>(queue, &steps.own) };
-        };
+        }
         let recording = D::is_recording(queue)?;
         let call = Call::Exchange(*signature, transfers.len());
-        let can = nccl.library().has_all_to_all();
+        let can = matches!(carrier, Carrier::Nccl(nccl) if nccl.library().has_all_to_all());
         let moved = moves::moves_digest(transfers, size);
         let agreed = self.agree(known, &call, recording, moved, || moves::moves(transfers, size, can))?;
+        let sent: u64 = transfers.iter().map(|transfer| transfer.bytes_sent_by(me)).sum();
+        self.end.sent.fetch_add(sent, Ordering::Relaxed);
+        let mut flow = Flow::begin(self, queue, call, recording, agreed.fresh);
+        let nccl = match carrier {
+            Carrier::Nccl(nccl) => nccl,
+            Carrier::Direct(direct) => return flow.alongside(|| direct.exchange(scope, transfers)),
+            Carrier::Alone => return Ok(()),
+        };
         let even = moves::moves_even(transfers, size).filter(|_| agreed.even);
         let needed = match even {
             Some(bytes) => moves::all_to_all_staging(transfers, size, bytes)?,
             None => moves::staging_bytes(transfers, me, size)?,
         };
         let staging = staging.take(nccl, queue, needed, recording)?;
-        let mut flow = Flow::begin(self, queue, call, recording, agreed.fresh);
         let sides = match even {
             Some(bytes) => Some((steps.by_all_to_all(transfers, size, bytes, staging), bytes)),
             None => {
@@ -83,9 +90,6 @@ impl<D: Launches> GpuComm<D> {
         self.tell(posted)?;
         flow.join()?;
         // SAFETY: the sources lie in staging memory, the destinations inside the transfers' tensors, lent exclusively.
-        unsafe { copy::<D>(queue, &steps.unpacks) }?;
-        let sent = transfers.iter().map(|transfer| transfer.bytes_sent_by(me)).sum();
-        self.end.sent.fetch_add(sent, Ordering::Relaxed);
-        Ok(())
+        unsafe { copy::<D>(queue, &steps.unpacks) }
     }
 }

@@ -63,6 +63,7 @@ impl<'c, D: Launches> Flow<'c, D> {
             (true, none) => Arc::clone(none.insert(rank.watch.marks()?)),
         };
         let place = [self.sequence, self.step];
+        marks.posted.store(false, Ordering::Release);
         D::set(self.queue, &marks.ready)?;
         D::follow(&rank.lane, &marks.ready)?;
         let until = Instant::now() + rank.watch.deadline;
@@ -75,11 +76,30 @@ impl<'c, D: Launches> Flow<'c, D> {
             D::with_stream(&rank.lane, |_, stream| body(nccl, stream, until, &failed))??;
         }
         D::set(&rank.lane, &marks.done)?;
+        marks.posted.store(true, Ordering::Release);
         if !self.recording {
-            rank.watch.watch(&self.comm.end.roll, self.call, place, self.fresh, &marks);
+            rank.watch.watch(&self.comm.end.roll, self.call, place, self.fresh, true, &marks);
         }
         self.last = Some(Arc::clone(&marks));
         Ok(marks)
+    }
+
+    /// Queues work that waits for other ranks on the first stream itself, by kernels that see to their own deadline.
+    pub(super) fn alongside(&mut self, body: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.arrive();
+        if self.recording {
+            return body();
+        }
+        let watch = &self.comm.end.rank.watch;
+        let marks = watch.marks()?;
+        marks.posted.store(false, Ordering::Release);
+        D::set(self.queue, &marks.ready)?;
+        // Before it is queued: the simulated GPU runs at once, and waits meanwhile.
+        watch.watch(&self.comm.end.roll, self.call, [self.sequence, self.step], self.fresh, false, &marks);
+        body()?;
+        D::set(self.queue, &marks.done)?;
+        marks.posted.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Lets the first stream wait for what was posted last.

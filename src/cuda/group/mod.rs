@@ -1,6 +1,7 @@
-//! Ranks that are GPUs: a communicator over whatever carries memory between them.
+//! Ranks that are GPUs: a communicator over whatever carries memory between them: kernels that write into the peers' memory,
+//! where GPUs reach each other (`direct`), or NCCL.
 //!
-//! A collective puts work on two streams and returns. On the rank's own stream it packs what is not one run of memory;
+//! Over NCCL a collective puts work on two streams and returns. On the rank's own stream it packs what is not one run of memory;
 //! on a second one, which waits for the first, NCCL sends and receives; then the first waits for the second, and unpacks.
 //! In a ring, the next hop is under way on the second stream while the kernel of this one runs on the first. No host waits
 //! for a GPU or for another rank, but in the first call of each kind and shape, which ranks compare. So a collective can
@@ -39,6 +40,7 @@ use self::moves::Steps;
 use self::rank::Rank;
 use self::staging::Staging;
 use self::watchdog::{Marks, Roll, comes, compares, next};
+use super::direct::Direct;
 use super::launches::Launches;
 use super::nccl::Comm;
 
@@ -94,13 +96,21 @@ struct End<D: Launches> {
 
 /// What a collective works with. Locked while one is under way on the host.
 struct Work<D: Launches> {
-    /// None in a group of one.
-    comm: Option<Comm>,
+    carrier: Carrier<D>,
     staging: Staging<D>,
     known: Known,
     steps: Steps,
     /// For calls that are recorded: nobody asks whether they are over.
     recorded: Option<Arc<Marks<D>>>,
+}
+
+/// What moves memory between the ranks of a group.
+enum Carrier<D: Launches> {
+    /// Nothing: this rank is alone.
+    Alone,
+    /// Kernels that write into the peers' memory.
+    Direct(Arc<Direct<D>>),
+    Nccl(Comm),
 }
 
 impl<D: Launches> Clone for GpuComm<D> {
@@ -125,13 +135,13 @@ impl<D: Launches> GpuComm<D> {
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(rendezvous: Box<dyn Rendezvous>, queue: D::Queue, options: GpuOptions) -> Result<Self> {
-        let (rank, roll, comm) = Rank::open(rendezvous, queue, options)?;
-        Ok(Self::of(roll, comm, rank))
+        let (rank, roll, carrier) = Rank::open(rendezvous, queue, options)?;
+        Ok(Self::of(roll, carrier, rank))
     }
 
-    fn of(roll: Roll, comm: Option<Comm>, rank: Arc<Rank<D>>) -> Self {
+    fn of(roll: Roll, carrier: Carrier<D>, rank: Arc<Rank<D>>) -> Self {
         let work = Work {
-            comm,
+            carrier,
             staging: Staging::default(),
             known: Known::default(),
             steps: Steps::default(),
@@ -249,19 +259,21 @@ impl<D: Launches> Communicator for GpuComm<D> {
                 let alone = child.members().len() == 1;
                 (child, first.filter(|_| !alone))
             };
-            let nccl = match &mut work.comm {
-                None => None,
-                Some(nccl) => {
+            let carrier = match &mut work.carrier {
+                Carrier::Alone => Carrier::Alone,
+                Carrier::Direct(_) if child.members().len() == 1 => Carrier::Alone,
+                Carrier::Direct(_) => rank.directly(&*child)?.map_err(rank::not_direct)?,
+                Carrier::Nccl(nccl) => {
                     let (until, _turn) = (Instant::now() + rank.watch.deadline, rank.turn());
                     let (key, size) = (child.me(), child.members().len());
                     let failed = || rank.watch.failure();
-                    D::with_stream(&rank.lane, |_, _| nccl.split(color, key, size, until, &failed))??
+                    let split =
+                        D::with_stream(&rank.lane, |_, _| nccl.split(color, key, size, until, &failed))??;
+                    split.map_or(Carrier::Alone, Carrier::Nccl)
                 }
             };
-            if let Some(nccl) = &nccl {
-                rank.watch.look_after(nccl.handle());
-            }
-            Ok(Self::of(Roll::new(child), nccl, Arc::clone(rank)))
+            rank.look_after(&carrier);
+            Ok(Self::of(Roll::new(child), carrier, Arc::clone(rank)))
         })())
     }
 
@@ -272,7 +284,7 @@ impl<D: Launches> Communicator for GpuComm<D> {
         transfers: &mut [Transfer<'_, D>],
     ) -> Result<()> {
         let mut work = self.enter()?;
-        self.refuse_or_fail(self.carry_out(&mut work, scope.queue(), signature, transfers))
+        self.refuse_or_fail(self.carry_out(&mut work, scope, signature, transfers))
     }
 
     fn rotate<T: Element>(
@@ -284,7 +296,7 @@ impl<D: Launches> Communicator for GpuComm<D> {
         visit: impl FnMut(usize, KeyValue<'_, T, D>) -> Result<()>,
     ) -> Result<()> {
         let mut work = self.enter()?;
-        self.refuse_or_fail(self.go_round(&mut work, scope.queue(), signature, lengths, block, visit))
+        self.refuse_or_fail(self.go_round(&mut work, scope, signature, lengths, block, visit))
     }
 
     fn traffic(&self) -> Traffic {
@@ -303,12 +315,11 @@ impl<D: Launches> Drop for End<D> {
         }
         self.rank.watch.settle(&self.roll);
         let work = self.work.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        work.staging.end(work.comm.as_mut(), &self.rank.queue, &self.rank.watch);
-        if let Some(comm) = &mut work.comm {
-            let _turn = self.rank.turn();
-            // An error has no place to go from here. The context is NCCL's business if the queue was condemned.
-            let _ = D::with_stream(&self.rank.lane, |_, _| comm.close().map(drop));
-        }
+        let Carrier::Nccl(nccl) = &mut work.carrier else { return };
+        work.staging.end(nccl, &self.rank.queue, &self.rank.watch);
+        let _turn = self.rank.turn();
+        // An error has no place to go from here; nor has a queue that was condemned a context to make current.
+        let _ = D::with_stream(&self.rank.lane, |_, _| nccl.close());
     }
 }
 

@@ -11,9 +11,12 @@ const DEADLINE: Duration = Duration::from_secs(300);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Transport {
-    /// The best that all ranks have.
+    /// The direct exchange where all ranks have it; else NCCL, and the log says why.
     #[default]
     Auto,
+    /// Kernels that write into the peers' memory ([`Direct`](crate::cuda::direct::Direct)): for ranks that are threads of one
+    /// process, on GPUs that reach each other.
+    Direct,
     /// NCCL.
     Nccl,
 }

@@ -9,14 +9,14 @@ use std::sync::atomic::Ordering;
 use attn_runtime::comm::{Call, StridedBox};
 use attn_runtime::device::StridedCopy;
 use attn_runtime::tensor::contiguous_strides;
-use attn_runtime::{Communicator, Element, Error, KeyValue, Result, Signature, View};
+use attn_runtime::{Communicator, Element, Error, KeyValue, Result, Scope, Signature, View};
 
 use super::exchange::copy;
 use super::flow::Flow;
 use super::known::{Moves, digest};
 use super::moves::{is_run, sum};
 use super::watchdog::Marks;
-use super::{GpuComm, Work};
+use super::{Carrier, GpuComm, Work};
 use crate::cuda::launches::Launches;
 use crate::cuda::nccl::{Message, at};
 
@@ -161,27 +161,50 @@ impl<'l, T: Element> Ring<'l, T> {
 }
 
 impl<D: Launches> GpuComm<D> {
+    /// Counts a block that goes on to the next rank.
+    fn count<T: Element>(&self, ring: &Ring<'_, T>, owner: usize) {
+        let sent = ring.bytes(0, owner) + ring.bytes(1, owner);
+        self.end.sent.fetch_add(sent as u64, Ordering::Relaxed);
+    }
+
     /// [`Communicator::rotate`].
     pub(super) fn go_round<T: Element>(
         &self,
         work: &mut Work<D>,
-        queue: &D::Queue,
+        scope: Scope<'_, D>,
         signature: &Signature,
         lengths: &[usize],
         block: KeyValue<'_, T, D>,
         mut visit: impl FnMut(usize, KeyValue<'_, T, D>) -> Result<()>,
     ) -> Result<()> {
-        let (me, size) = (self.rank(), self.size());
+        let (queue, me, size) = (scope.queue(), self.rank(), self.size());
         let ring = Ring::of(signature, lengths, &block, me, size)?;
-        let Work { comm, staging, known, steps, recorded } = work;
-        let Some(nccl) = comm else { return visit(0, block) };
+        let Work { carrier, staging, known, steps, recorded } = work;
+        if let Carrier::Alone = carrier {
+            return visit(0, block);
+        }
         let recording = D::is_recording(queue)?;
         let call = Call::Rotate(*signature);
         let moved = digest(|hasher| ring.numbers().for_each(|number| number.hash(hasher)));
         let moves = || Moves { shape: ring.numbers().collect(), ..Moves::default() };
         let agreed = self.agree(known, &call, recording, moved, moves)?;
-        let staging = staging.take(nccl, queue, ring.staging_bytes()?, recording)?;
         let mut flow = Flow::begin(self, queue, call, recording, agreed.fresh);
+        let nccl = match carrier {
+            Carrier::Nccl(nccl) => nccl,
+            Carrier::Direct(direct) => {
+                return flow.alongside(|| {
+                    direct.rotate(scope, lengths, block, |owner, block| {
+                        if (owner + 1) % size != me {
+                            self.count(&ring, owner);
+                        }
+                        self.check()?;
+                        visit(owner, block)
+                    })
+                });
+            }
+            Carrier::Alone => return Ok(()),
+        };
+        let staging = staging.take(nccl, queue, ring.staging_bytes()?, recording)?;
         let turned = (|| {
             let mut here = ring.own(&block, staging, &mut steps.packs);
             // SAFETY: the sources lie in the lent block, the destinations in staging memory, which the work before this
@@ -207,8 +230,7 @@ impl<D: Launches> GpuComm<D> {
                             unsafe { nccl.group(&steps.messages, stream, until, failed) }
                         })?);
                     }
-                    let sent = ring.bytes(0, owner) + ring.bytes(1, owner);
-                    self.end.sent.fetch_add(sent as u64, Ordering::Relaxed);
+                    self.count(&ring, owner);
                     here = there;
                 }
                 if let Some(marks) = arrived {

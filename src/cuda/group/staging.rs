@@ -105,13 +105,13 @@ impl<D: Launches> Staging<D> {
     }
 
     /// Before the communicator ends: frees it all, or leaves it where it is if peers may still write there.
-    pub(super) fn end(&mut self, comm: Option<&mut Comm>, queue: &D::Queue, watch: &Watch<D>) {
+    pub(super) fn end(&mut self, comm: &mut Comm, queue: &D::Queue, watch: &Watch<D>) {
         let blocks = self.kept.drain(..).chain(self.block.take());
         if watch.fault().is_some() {
             blocks.for_each(core::mem::forget);
             return;
         }
-        if let Some((comm, registration)) = comm.zip(self.registration.take()) {
+        if let Some(registration) = self.registration.take() {
             let _ = comm.deregister(registration);
         }
         for block in blocks {

@@ -7,14 +7,15 @@
 //! the other ranks are told, NCCL's communicators are aborted (which ends its kernels, and so the host's waits).
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use attn_runtime::comm::{Call, Rendezvous};
 use attn_runtime::{Error, Result};
 
-use crate::cuda::launches::Launches;
+use crate::cuda::direct::Direct;
+use crate::cuda::launches::{Launches, Witness};
 use crate::cuda::nccl::Handle;
 
 /// How often it looks, at first and at last, while something is under way.
@@ -50,6 +51,37 @@ impl Roll {
 pub(super) struct Marks<D: Launches> {
     pub(super) ready: D::Mark,
     pub(super) done: D::Mark,
+    /// Whether the second was set for the present collective.
+    pub(super) posted: AtomicBool,
+}
+
+/// What carries a collective, as far as it has to be looked after.
+pub(super) trait Carries: Send + Sync {
+    /// What it knows of failures.
+    fn ask(&self) -> Result<()>;
+
+    /// Ends this rank's part.
+    fn abort(&self);
+}
+
+impl Carries for Handle {
+    fn ask(&self) -> Result<()> {
+        if self.is_live() { self.progress().map(drop) } else { Ok(()) }
+    }
+
+    fn abort(&self) {
+        Self::abort(self);
+    }
+}
+
+impl<D: Launches> Carries for Direct<D> {
+    fn ask(&self) -> Result<()> {
+        self.check()
+    }
+
+    fn abort(&self) {
+        Self::abort(self);
+    }
 }
 
 /// Something under way.
@@ -60,6 +92,8 @@ struct Flight<D: Launches> {
     step: u64,
     /// Whether ranks compared it, so that one may still be at that.
     fresh: bool,
+    /// Whether its deadline is the watchdog's business: kernels of the direct exchange see to their own.
+    timed: bool,
     marks: Arc<Marks<D>>,
     /// When it was seen to be next, its inputs ready.
     since: Option<Instant>,
@@ -71,7 +105,7 @@ pub(super) struct Watch<D: Launches> {
     changed: Condvar,
     /// Why nothing goes any more.
     fault: OnceLock<Error>,
-    handles: Mutex<Vec<Weak<Handle>>>,
+    carriers: Mutex<Vec<Weak<dyn Carries>>>,
     /// Of the whole world, for the watchdog alone: the rank may wait in its own.
     world: Mutex<Box<dyn Rendezvous>>,
     queues: [D::Queue; 2],
@@ -92,7 +126,7 @@ impl<D: Launches> Watch<D> {
             state: Mutex::new(state),
             changed: Condvar::new(),
             fault: OnceLock::new(),
-            handles: Mutex::new(Vec::new()),
+            carriers: Mutex::new(Vec::new()),
             world: Mutex::new(world),
             queues,
             deadline,
@@ -108,15 +142,20 @@ impl<D: Launches> Watch<D> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has a communicator aborted when the rank fails.
-    pub(super) fn look_after(&self, handle: &Arc<Handle>) {
-        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-        handles.retain(|handle| handle.strong_count() > 0);
-        handles.push(Arc::downgrade(handle));
-        drop(handles);
+    /// Has what carries a group's collectives aborted when the rank fails.
+    pub(super) fn look_after(&self, carrier: Arc<dyn Carries>) {
+        let mut carriers = self.carriers.lock().unwrap_or_else(PoisonError::into_inner);
+        carriers.retain(|carrier| carrier.strong_count() > 0);
+        carriers.push(Arc::downgrade(&carrier));
+        drop(carriers);
         if self.fault.get().is_some() {
-            handle.abort();
+            carrier.abort();
         }
+    }
+
+    fn carriers(&self) -> Vec<Arc<dyn Carries>> {
+        let carriers = self.carriers.lock().unwrap_or_else(PoisonError::into_inner);
+        carriers.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Marks for one collective.
@@ -127,7 +166,8 @@ impl<D: Launches> Watch<D> {
             return Ok(state.spare.swap_remove(free));
         }
         drop(state);
-        Ok(Arc::new(Marks { ready: D::mark(&self.queues[0])?, done: D::mark(&self.queues[1])? }))
+        let (ready, done) = (D::mark(&self.queues[0])?, D::mark(&self.queues[1])?);
+        Ok(Arc::new(Marks { ready, done, posted: AtomicBool::new(false) }))
     }
 
     /// Looks after a collective from now on.
@@ -137,12 +177,13 @@ impl<D: Launches> Watch<D> {
         call: Call,
         [sequence, step]: [u64; 2],
         fresh: bool,
+        timed: bool,
         marks: &Arc<Marks<D>>,
     ) {
         let (roll, marks) = (Arc::clone(roll), Arc::clone(marks));
         let mut state = self.lock();
         let idle = state.flights.is_empty();
-        state.flights.push_back(Flight { roll, call, sequence, step, fresh, marks, since: None });
+        state.flights.push_back(Flight { roll, call, sequence, step, fresh, timed, marks, since: None });
         drop(state);
         if idle {
             self.changed.notify_all();
@@ -181,10 +222,7 @@ impl<D: Launches> Watch<D> {
             }
             self.world().fail(error);
         }
-        let handles = core::mem::take(&mut *self.handles.lock().unwrap_or_else(PoisonError::into_inner));
-        for handle in handles.iter().filter_map(Weak::upgrade) {
-            handle.abort();
-        }
+        self.carriers().iter().for_each(|carrier| carrier.abort());
         self.changed.notify_all();
     }
 
@@ -255,12 +293,13 @@ impl<D: Launches> Watch<D> {
                 }
                 continue;
             }
+            let next = state.flights.front().map(|flight| (flight.call, flight.sequence));
             let outcome = self.look(&mut state);
             drop(state);
             if let Err(error) = outcome.and_then(|()| self.ask()) {
                 // A rank that fails says so before it ends: its own words are better.
                 let told = self.world().failure();
-                self.fail(&told.unwrap_or(error));
+                self.fail(&told.unwrap_or_else(|| next.map_or(error.clone(), |next| named(error, next))));
             }
             std::thread::sleep(pause);
             pause = (2 * pause).min(LOOK[1]);
@@ -270,7 +309,7 @@ impl<D: Launches> Watch<D> {
     /// Takes out what is over, and looks how long the next has waited.
     fn look(&self, state: &mut State<D>) -> Result<()> {
         while let Some(flight) = state.flights.front_mut() {
-            if D::is_past(&flight.marks.done)? {
+            if flight.marks.posted.load(Ordering::Acquire) && D::is_past(&flight.marks.done)? {
                 if let Some(flight) = state.flights.pop_front() {
                     state.spare.push(flight.marks);
                 }
@@ -286,7 +325,7 @@ impl<D: Launches> Watch<D> {
             if let Some(error) = self.astray(flight, waited) {
                 return Err(error);
             }
-            if waited >= self.deadline {
+            if flight.timed && waited >= self.deadline {
                 return Err(self.late(&flight.roll, &flight.call, [flight.sequence, flight.step]));
             }
             break;
@@ -299,12 +338,30 @@ impl<D: Launches> Watch<D> {
         if let Some(error) = self.world().failure() {
             return Err(error);
         }
-        let handles: Vec<_> = {
-            let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
-            handles.iter().filter_map(Weak::upgrade).collect()
-        };
-        handles.iter().filter(|handle| handle.is_live()).try_for_each(|handle| handle.progress().map(drop))
+        self.carriers().iter().try_for_each(|carrier| carrier.ask())
     }
+}
+
+impl<D: Launches> Witness for Watch<D> {
+    fn testify(&self) -> Result<()> {
+        if let Some(error) = self.fault.get() {
+            return Err(error.clone());
+        }
+        let next = self.lock().flights.front().map(|flight| (flight.call, flight.sequence));
+        let outcome = self.carriers().iter().try_for_each(|carrier| carrier.ask());
+        let outcome = outcome.map_err(|error| next.map_or(error.clone(), |next| named(error, next)));
+        outcome.inspect_err(|error| self.fail(error))
+    }
+}
+
+/// An error of kernels, which know no more of a collective than their own number for it, with its name.
+fn named(mut error: Error, (call, number): (Call, u64)) -> Error {
+    if let Error::Deadline { operation, sequence, .. } = &mut error
+        && operation.starts_with("direct ")
+    {
+        (*operation, *sequence) = (call.to_string(), number);
+    }
+    error
 }
 
 /// The number of a group's next collective.

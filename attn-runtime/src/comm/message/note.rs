@@ -69,6 +69,13 @@ impl Note {
     }
 }
 
+impl Head {
+    /// Whether it says that its rank ends, or why: what is worth sending when nothing else is.
+    pub(crate) fn tells_of_an_end(self) -> bool {
+        Note::read(self).is_some_and(|note| matches!(note.kind, Kind::Failure | Kind::Farewell))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

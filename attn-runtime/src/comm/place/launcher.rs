@@ -2,6 +2,7 @@
 
 use super::slurm;
 use super::variables::{Number, Variables, nobody};
+use crate::comm::call::hash;
 use crate::error::{Error, Result};
 
 /// A program that starts ranks.
@@ -194,8 +195,5 @@ impl Launcher {
 
 /// A port for a job: one of 10,000 below those that systems hand out by themselves.
 fn port_of(job: &str) -> u16 {
-    let hash = job.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    20_000 + (hash % 10_000) as u16
+    20_000 + (hash(&job) % 10_000) as u16
 }

@@ -79,9 +79,11 @@ pub(super) fn write(to: &mut impl Write, frame: &Frame) -> io::Result<()> {
 pub(super) fn read(from: &mut impl Read) -> Result<Frame, Broken> {
     let mut header = [0; HEADER];
     from.read_exact(&mut header).map_err(Broken::Connection)?;
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte));
-    let (mark, kind, length) = (number(&header[..4]), number(&header[4..8]), number(&header[8..16]));
-    if mark != u64::from(MARK) || kind > 2 || (length > MAX_BODY && length != BODILESS) {
+    let (words, _) = header.as_chunks::<8>();
+    let [mark @ .., k0, k1, k2, k3] = words[0];
+    let (mark, kind) = (u32::from_le_bytes(mark), u32::from_le_bytes([k0, k1, k2, k3]));
+    let length = u64::from_le_bytes(words[1]);
+    if mark != MARK || kind > 2 || (length > MAX_BODY && length != BODILESS) {
         return Err(Broken::Garbage(format!(
             "it sent what is no message (mark {mark:08x}, kind {kind}, {length} bytes)"
         )));
@@ -92,8 +94,8 @@ pub(super) fn read(from: &mut impl Read) -> Result<Frame, Broken> {
         _ => {}
     }
     let mut head = Head::default();
-    for (to, bytes) in head.0.iter_mut().zip(header[16..].chunks_exact(8)) {
-        *to = number(bytes);
+    for (to, word) in head.0.iter_mut().zip(&words[2..]) {
+        *to = u64::from_le_bytes(*word);
     }
     let body = if length == BODILESS { None } else { Some(Arc::new(read_body(from, length)?)) };
     Ok(Frame::Message(head, body))

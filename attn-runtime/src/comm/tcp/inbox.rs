@@ -1,16 +1,25 @@
 //! What has come from all ranks, in one queue.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use super::wire::after;
 use crate::comm::message::Event;
 use crate::error::{Error, Result};
+
+/// How often a rank that ends looks whether what it has sent still goes out.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// A queue of events: readers fill it, the rank empties it.
 pub(super) struct Inbox {
     contents: Mutex<Contents>,
     changed: Condvar,
+    /// Counts what has gone out.
+    moved: AtomicU64,
+    /// Whether this rank ends because of a failure.
+    ill: AtomicBool,
 }
 
 struct Contents {
@@ -31,7 +40,12 @@ impl Inbox {
             lost: vec![false; size],
             parted: vec![false; size],
         };
-        Self { contents: Mutex::new(contents), changed: Condvar::new() }
+        Self {
+            contents: Mutex::new(contents),
+            changed: Condvar::new(),
+            moved: AtomicU64::new(0),
+            ill: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {
@@ -63,7 +77,22 @@ impl Inbox {
     /// A rank has all that was sent to it, or will never have it.
     pub(super) fn part(&self, rank: usize) {
         self.lock().parted[rank] = true;
+        self.moved();
         self.changed.notify_all();
+    }
+
+    /// Something has gone out.
+    pub(super) fn moved(&self) {
+        self.moved.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// This rank ends because of a failure.
+    pub(super) fn end_ill(&self) {
+        self.ill.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_ill(&self) -> bool {
+        self.ill.load(Ordering::Relaxed)
     }
 
     pub(super) fn has_lost(&self, rank: usize) -> bool {
@@ -88,15 +117,21 @@ impl Inbox {
         }
     }
 
-    /// Waits until all ranks have parted but this one, until a time.
-    pub(super) fn wait_for_parting(&self, me: usize, until: Instant) {
+    /// Waits until all ranks have parted but this one, for so long at most; `anew`: since anything has last gone out.
+    pub(super) fn wait_for_parting(&self, me: usize, patience: Duration, anew: bool) {
+        let (mut until, mut seen) = (after(patience), self.moved.load(Ordering::Relaxed));
         let mut contents = self.lock();
         while contents.parted.iter().enumerate().any(|(rank, parted)| rank != me && !parted) {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 return;
             }
-            contents = self.changed.wait_timeout(contents, left).unwrap_or_else(PoisonError::into_inner).0;
+            contents =
+                self.changed.wait_timeout(contents, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+            let moved = self.moved.load(Ordering::Relaxed);
+            if anew && core::mem::replace(&mut seen, moved) != moved {
+                until = after(patience);
+            }
         }
     }
 }

@@ -8,7 +8,6 @@ use super::frame::Frame;
 use super::inbox::Inbox;
 use super::mesh;
 use super::peer::Peer;
-use super::wire::after;
 use crate::comm::Place;
 use crate::comm::message::{Bytes, Event, Head, Link};
 use crate::error::{Error, Result};
@@ -25,6 +24,7 @@ pub struct TcpLink {
     size: usize,
     peers: Vec<Option<Peer>>,
     inbox: Arc<Inbox>,
+    patience: Duration,
 }
 
 impl TcpLink {
@@ -45,7 +45,7 @@ impl TcpLink {
             stream.map(|stream| Peer::start(peer, stream, &inbox, patience)).transpose()
         };
         let peers = streams.into_iter().enumerate().map(start).collect::<Result<_>>()?;
-        Ok(Self { rank, size, peers, inbox })
+        Ok(Self { rank, size, peers, inbox, patience })
     }
 }
 
@@ -81,13 +81,20 @@ impl Link for TcpLink {
         self.inbox.next(until)
     }
 
-    fn close(&mut self, _well: bool, grace: Duration) {
-        let until = after(grace);
+    /// If all is well, this waits for what is going out, unless nothing has moved for as long as a machine may be silent. Else
+    /// what was sent before is let go, but for the news of the failure.
+    fn close(&mut self, well: bool, grace: Duration) {
+        if !well {
+            self.inbox.end_ill();
+        }
         for peer in self.peers.iter().flatten() {
             peer.send(Frame::Leave);
         }
         // A rank has all when it says so, whatever else it does: its reader answers.
-        self.inbox.wait_for_parting(self.rank, until);
+        match well {
+            true => self.inbox.wait_for_parting(self.rank, grace.max(self.patience), true),
+            false => self.inbox.wait_for_parting(self.rank, grace, false),
+        }
         // Cut all before the first is waited for.
         self.peers.iter().flatten().for_each(Peer::cut);
         self.peers.drain(..).flatten().for_each(Peer::join);

@@ -1,6 +1,6 @@
 //! One rank's connection to another: a thread that reads and a thread that writes.
 
-use std::io::{self, BufReader, ErrorKind};
+use std::io::{self, BufReader, ErrorKind, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +11,12 @@ use super::frame::{self, Broken, Frame};
 use super::inbox::Inbox;
 use crate::comm::message::Event;
 use crate::error::{Error, Result};
+
+/// The longest silence of a machine that the system is asked to wait for: it takes no number of seconds.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// What is written at once: what has gone out is counted that often.
+const WRITE: usize = 256 << 10;
 
 /// What is read at once of small frames.
 const READ: usize = 16 << 10;
@@ -39,11 +45,11 @@ impl Peer {
         let mut started = Self { stream, outbox: None, threads: Vec::new() };
         let clone = || started.stream.try_clone().map_err(failed);
         let reader = Reader { peer, stream: clone()?, inbox: Arc::clone(inbox), outbox: outbox.clone() };
-        let to = clone()?;
+        let writer = Writer { stream: clone()?, inbox: Arc::clone(inbox) };
         let start = |name: String, body: Box<dyn FnOnce() + Send>| {
             Builder::new().name(name).spawn(body).map_err(|error| Error::Thread(error.to_string()))
         };
-        started.threads.push(start(format!("attn-to-{peer}"), Box::new(move || write(&to, &sent)))?);
+        started.threads.push(start(format!("attn-to-{peer}"), Box::new(move || writer.run(&sent)))?);
         started.threads.push(start(format!("attn-from-{peer}"), Box::new(move || reader.run()))?);
         started.outbox = Some(outbox);
         Ok(started)
@@ -75,13 +81,49 @@ impl Drop for Peer {
     }
 }
 
-/// Writes what is queued until nobody queues any more, or the connection has ended.
-fn write(mut to: &TcpStream, sent: &Receiver<Frame>) {
-    for frame in sent {
-        if frame::write(&mut to, &frame).is_err() {
-            // The reader learns why: it may still have messages that came before.
-            return;
+/// Writes what is queued.
+struct Writer {
+    stream: TcpStream,
+    inbox: Arc<Inbox>,
+}
+
+impl Writer {
+    /// Until nobody queues any more, or the connection has ended.
+    fn run(mut self, sent: &Receiver<Frame>) {
+        for frame in sent {
+            // Of a rank that ends ill, only why is of use to the others.
+            if self.inbox.is_ill() && matches!(&frame, Frame::Message(head, _) if !head.tells_of_an_end()) {
+                continue;
+            }
+            if frame::write(&mut self, &frame).is_err() {
+                // The reader learns why: it may still have messages that came before.
+                return;
+            }
         }
+    }
+}
+
+/// A little at a time, so that it shows whether anything goes out.
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = (&self.stream).write(&bytes[..bytes.len().min(WRITE)])?;
+        self.inbox.moved();
+        Ok(written)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let length = parts.iter().map(|part| part.len()).sum::<usize>();
+        if length > WRITE {
+            // The header, then the body piece by piece.
+            return self.write(parts.iter().find(|part| !part.is_empty()).map_or(&[], |part| &**part));
+        }
+        let written = (&self.stream).write_vectored(parts)?;
+        self.inbox.moved();
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -139,6 +181,7 @@ fn ending(error: &io::Error) -> String {
 #[cfg(target_os = "linux")]
 fn watch(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     use rustix::net::sockopt;
+    let patience = patience.min(LONGEST);
     let third = (patience / 3).max(Duration::from_secs(1));
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, third)?;

@@ -130,14 +130,13 @@ pub(super) fn listed(ranks: &[usize]) -> Vec<u8> {
 
 /// The ranks of a value.
 pub(super) fn ranks(value: &[u8]) -> Vec<usize> {
-    let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte));
-    value.chunks_exact(4).map(number).collect()
+    value.as_chunks().0.iter().map(|rank| u32::from_le_bytes(*rank) as usize).collect()
 }
 
 fn numbers<const N: usize>(bytes: &[u8]) -> [u32; N] {
     let mut numbers = [0; N];
-    for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(4)) {
-        *number = bytes.iter().rev().fold(0, |number, byte| number << 8 | u32::from(*byte));
+    for (number, bytes) in numbers.iter_mut().zip(bytes.as_chunks().0) {
+        *number = u32::from_le_bytes(*bytes);
     }
     numbers
 }

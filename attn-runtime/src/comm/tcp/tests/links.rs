@@ -1,10 +1,11 @@
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{on_all, places, seconds};
 use crate::comm::message::{Bytes, Event, Head, Link};
+use crate::comm::tcp::frame::{self, Frame};
 use crate::comm::tcp::{Store, TcpLink};
 use crate::error::{Error, Result};
 
@@ -110,9 +111,86 @@ fn a_send_does_not_wait_for_who_does_not_read() {
     assert!(link.receive(Instant::now() + Duration::from_millis(50)).unwrap().is_none());
     assert!(started.elapsed() < seconds(1), "{:?}", started.elapsed());
     // Nor does the end, longer than it may.
-    link.close(true, Duration::from_millis(200));
+    link.close(false, Duration::from_millis(200));
     assert!((200..1500).contains(&started.elapsed().as_millis()), "{:?}", started.elapsed());
     assert_eq!(Arc::strong_count(&large), 1, "what was not sent is let go");
+}
+
+/// Reads 256 KiB in 3 ms at best: the rest of what a connection has.
+struct Slow(TcpStream);
+
+impl Read for Slow {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = buffer.len().min(256 << 10);
+        std::thread::sleep(Duration::from_micros(length as u64 * 3000 / (256 << 10)));
+        self.0.read(&mut buffer[..length])
+    }
+}
+
+#[test]
+fn an_end_waits_for_what_goes_out_slowly() {
+    const MESSAGES: u64 = 8;
+    let (here, there) = line();
+    let mut link = TcpLink::over(0, vec![None, Some(here)], seconds(5)).unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut there = Slow(there);
+        for number in 0..MESSAGES {
+            let Ok(Frame::Message(found, Some(found_body))) = frame::read(&mut there) else {
+                panic!("message {number} does not come")
+            };
+            assert_eq!((found, found_body.len()), (head(number), 8 << 20));
+        }
+        assert!(matches!(frame::read(&mut there), Ok(Frame::Leave)));
+        frame::write(&mut there.0, &Frame::Heard).unwrap();
+    });
+    for number in 0..MESSAGES {
+        link.send(1, head(number), Some(body(8 << 20, 0))).unwrap();
+    }
+    let (started, grace) = (Instant::now(), Duration::from_millis(100));
+    link.close(true, grace);
+    assert!(started.elapsed() > grace, "it was too fast to tell anything");
+    reader.join().unwrap();
+}
+
+#[test]
+fn an_end_gives_up_when_nothing_goes_out() {
+    let (here, _there) = line();
+    let mut link = TcpLink::over(0, vec![None, Some(here)], seconds(1)).unwrap();
+    link.send(1, head(0), Some(body(64 << 20, 0))).unwrap();
+    let started = Instant::now();
+    link.close(true, Duration::from_millis(100));
+    assert!(started.elapsed() < seconds(5), "{:?}", started.elapsed());
+}
+
+#[test]
+fn why_a_rank_fails_goes_before_what_it_has_still_to_send() {
+    let (here, mut there) = line();
+    let mut link = TcpLink::over(0, vec![None, Some(here)], seconds(5)).unwrap();
+    for number in 0..8 {
+        link.send(1, head(number), Some(body(32 << 20, 0))).unwrap();
+    }
+    // As a communicator says that it fails.
+    let failure = Head([0x6174_6e01 << 32 | 3, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(failure.tells_of_an_end());
+    link.send(1, failure, Some(body(100, 0))).unwrap();
+    let end = std::thread::spawn(move || link.close(false, seconds(5)));
+    std::thread::sleep(Duration::from_millis(100));
+    // The message that was under way is whole.
+    assert!(matches!(frame::read(&mut there), Ok(Frame::Message(found, Some(_))) if found == head(0)));
+    assert!(matches!(frame::read(&mut there), Ok(Frame::Message(found, Some(_))) if found == failure));
+    assert!(matches!(frame::read(&mut there), Ok(Frame::Leave)));
+    frame::write(&mut there, &Frame::Heard).unwrap();
+    end.join().unwrap();
+}
+
+#[test]
+fn no_deadline_is_too_long() {
+    on_all(&places(2), |place| {
+        let mut link = TcpLink::connect(place, Duration::MAX).unwrap();
+        link.send(1 - place.rank, head(1), None).unwrap();
+        assert!(matches!(next(&mut link), Event::Message { .. }));
+        link.close(true, seconds(5));
+    });
 }
 
 #[test]

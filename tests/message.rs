@@ -1,5 +1,5 @@
-//! The communicator of ranks that share no memory, over channels: it moves what the threads communicator moves, and no
-//! failure leaves a rank waiting.
+//! The communicator of ranks that have no memory in common but what it makes, over channels: it moves what the threads
+//! communicator moves, and no failure leaves a rank waiting.
 
 mod suite;
 mod support;

@@ -296,7 +296,7 @@ pub enum Error {
         sequence: u64,
         /// The deadline in seconds.
         seconds: f64,
-        /// The ranks missing, numbered in the world.
+        /// The ranks that had not come or whose data was late, numbered in the world.
         missing: Vec<usize>,
     },
 

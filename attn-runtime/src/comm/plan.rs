@@ -226,11 +226,12 @@ pub(super) fn check_rotation<T: Element>(
 /// # Errors
 /// If it is not.
 pub(super) fn check_length(owner: usize, length: usize, lengths: &[usize]) -> Result<()> {
-    let said = lengths[owner];
-    if length == said {
-        return Ok(());
-    }
-    Err(Error::Plan(format!("rank {owner}'s block is {length} long, where the call says {said}")))
+    if length == lengths[owner] { Ok(()) } else { Err(unlike(owner, length, lengths[owner])) }
+}
+
+/// The error for a rank's block of another length than the call says.
+pub(super) fn unlike(rank: usize, length: usize, said: usize) -> Error {
+    Error::Plan(format!("rank {rank}'s block is {length} long, where the call says {said}"))
 }
 
 /// A box of a tensor in memory. The address is good while the transfer that gave it is borrowed: for reading if the box

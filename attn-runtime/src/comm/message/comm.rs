@@ -1,4 +1,4 @@
-//! One rank's end of a group of ranks that share no memory.
+//! One rank's end of a group of ranks that have no memory in common but what the communicator makes.
 
 use core::fmt::{self, Display};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::exchange::Exchange;
 use super::rotate::{PART, Ring};
 use super::round::{Group, Round};
-use super::shared::{Blocks, Shared};
+use super::shared::{self, Blocks, Shared};
 use super::world::World;
 use super::{Bytes, Link};
 use crate::comm::call::hash;
@@ -27,7 +27,8 @@ const ALL: u64 = 1;
 /// The number that it has while ranks find out who shares memory.
 const SETTING_UP: u64 = 0;
 
-/// A rank in a group whose ranks share no memory: what it says and moves goes over a [`Link`].
+/// A rank in a group whose ranks have no memory in common but what this makes: what it says and moves goes over a [`Link`],
+/// or through memory that ranks of one host share.
 ///
 /// Clones are handles of the same rank: use them one at a time. When the last one is dropped, with those that were split
 /// from it, the rank has ended.
@@ -81,14 +82,19 @@ impl<L: Link> MessageComm<L> {
     /// # Errors
     /// If a rank fails or the deadline passes.
     pub fn new(link: L, queue: CpuQueue, deadline: Duration) -> Result<Self> {
+        Self::on_host(link, queue, deadline, &shared::key())
+    }
+
+    /// As [`new`](Self::new): ranks of the same key are on one host, one whose key is empty shares no memory.
+    pub(super) fn on_host(link: L, queue: CpuQueue, deadline: Duration, key: &[u8]) -> Result<Self> {
         let comm = Self::by_link(link, queue, deadline)?;
         let world = comm.world();
         if world.size > 1 {
             let group = Group { number: SETTING_UP, members: (0..world.size).collect(), me: world.rank };
             let ranks = Self::in_group(Arc::clone(&comm.end.life), group);
-            if let Some(shared) = Shared::open(world.rank, &mut |what, record| ranks.gather(what, record))? {
-                world.share(shared);
-            }
+            let gather = &mut |what: &'static str, record: &[u8]| ranks.gather(what, record);
+            let (pairs, shared) = Shared::open(world.rank, key, gather)?;
+            world.share(pairs, shared);
         }
         Ok(comm)
     }

@@ -188,9 +188,9 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
             let Some((sent, expected)) = read(&letter) else {
                 return Err(round.unreadable(peer, "an announcement"));
             };
-            let me = round.me();
-            compare(&sent, &self.incoming_boxes(peer), peer, me)?;
-            compare(&self.outgoing_boxes(peer), &expected, me, peer)?;
+            let [they, me] = [peer, round.me()].map(|member| round.number(member));
+            compare(&sent, &self.incoming_boxes(peer), they, me)?;
+            compare(&self.outgoing_boxes(peer), &expected, me, they)?;
             (body.get(behind(sent.len() + expected.len())..).unwrap_or_default(), letter.numbers[3] == 1)
         } else {
             let way = &mut self.incoming[peer];
@@ -205,9 +205,9 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
             false => 0,
         };
         if tensors.len() != expected {
-            let (me, found) = (round.me(), tensors.len());
+            let ([they, me], found) = ([peer, round.me()].map(|member| round.number(member)), tensors.len());
             return Err(Error::Plan(format!(
-                "rank {peer} sends {found} bytes to rank {me}, which expects {expected}"
+                "rank {they} sends {found} bytes to rank {me}, which expects {expected}"
             )));
         }
         if message {

@@ -1,4 +1,5 @@
-//! Ranks that share no memory: a communicator over whatever carries messages between them.
+//! Ranks that have no memory in common but what their communicator makes: one over whatever carries messages between them,
+//! and through shared memory between those of one host.
 //!
 //! In a collective every rank sends every other one of its group a head that says what it calls, together with the first
 //! of what it moves to that rank, or nothing. So all ranks learn at no extra round trip that they call the same, and whoever

@@ -8,14 +8,14 @@ use super::round::Round;
 use super::shared::{Blocks, Look, Shown};
 use super::world::Letter;
 use super::{Bytes, Link};
-use crate::comm::plan::check_length;
+use crate::comm::plan::unlike;
 use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Element, KeyValue, View, contiguous_strides};
 
-/// A block's bytes in one message, at most. Longer blocks are put together again where they arrive; tests have none so long
-/// that they could cut them otherwise.
-pub(super) const PART: usize = if cfg!(test) { 1 << 10 } else { 1 << 30 };
+/// A block's bytes in one message, at most. Longer blocks are put together again where they arrive: the deadline counts
+/// from message to message. Tests have none so long that they could cut them otherwise.
+pub(super) const PART: usize = if cfg!(test) { 1 << 10 } else { 8 << 20 };
 
 /// What the values start at behind the keys.
 const ALIGN: usize = 64;
@@ -122,7 +122,7 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         mut visit: impl FnMut(usize, KeyValue<'_, T, Cpu>) -> Result<()>,
     ) -> Result<()> {
         let (me, size) = (self.round.me(), self.round.size());
-        check_block(me, block, lengths)?;
+        check_block(self.round.number(me), block, lengths[me])?;
         let own = Packed::new(block, lengths[me])?;
         moved(own.moved());
         self.call(block, &own)?;
@@ -132,7 +132,7 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
             // SAFETY: both tensors are lent for this call and have the packed shape (`check_block`), of which the body, which
             // nobody else has yet, holds two.
             unsafe { Cpu::copy(scope.queue(), &copies) }?;
-            self.pass_on(own.shape[1], &Arc::new(body))?;
+            self.pass_on(me, own.shape[1], &Arc::new(body))?;
         }
         self.meet(lengths)?;
         visit(me, block)?;
@@ -150,13 +150,22 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
                         Body::Here(bytes) => Arc::clone(bytes),
                         Body::Shown(look) => Arc::new(Bytes::copied(look.bytes())?),
                     };
-                    self.pass_on(coming.shape[1], &bytes)?;
+                    self.pass_on(owner, coming.shape[1], &bytes)?;
                 }
             }
             self.round.check()?;
             visit(owner, coming.view(body.bytes()))?;
         }
         self.wait_for_mappings()
+    }
+
+    /// Looks whether the length that comes with a member's block is what the call says.
+    fn check_length(&self, member: usize, length: u64, lengths: &[usize]) -> Result<()> {
+        if length == lengths[member] as u64 {
+            return Ok(());
+        }
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        Err(unlike(self.round.number(member), length, lengths[member]))
     }
 
     /// Whether a member looks at another's block in shared memory.
@@ -202,7 +211,7 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
                 return Err(self.round.unreadable(member, "a call"));
             };
             self.round.done(letter)?;
-            check_length(member, usize::try_from(length).unwrap_or(usize::MAX), lengths)?;
+            self.check_length(member, length, lengths)?;
             self.shown[member] = shown != Shown::No;
             if self.sees(member, self.round.me()) {
                 let new = self.blocks.map(self.round.sequence(), member, shown);
@@ -265,19 +274,20 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         let mut whole = Bytes::zeroed(if parts > 1 { coming.bytes } else { 0 })?;
         for part in 0..parts {
             let letter = self.next_part()?;
-            let [number, length, ..] = letter.numbers;
-            if number != self.received {
+            let [number, length, whose, ..] = letter.numbers;
+            if number != self.received || whose != owner as u64 {
                 return Err(self.round.unreadable(self.previous, "a message out of turn"));
             }
             self.received += 1;
-            check_length(owner, usize::try_from(length).unwrap_or(usize::MAX), lengths)?;
+            self.check_length(owner, length, lengths)?;
             let start = part * self.limit;
             let expected = (coming.bytes - start).min(self.limit);
             let body = letter.body.into_bytes()?;
             let found = body.as_ref().map_or(0, |body| body.len());
             if found != expected {
+                let rank = self.round.number(owner);
                 return Err(Error::Plan(format!(
-                    "rank {owner}'s block comes in {found} bytes, where the call says {expected}"
+                    "rank {rank}'s block comes in {found} bytes, where the call says {expected}"
                 )));
             }
             match body {
@@ -290,33 +300,34 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
     }
 
     /// Sends a block to the next rank, in parts if it is long.
-    fn pass_on(&mut self, length: usize, body: &Arc<Bytes>) -> Result<()> {
+    fn pass_on(&mut self, owner: usize, length: usize, body: &Arc<Bytes>) -> Result<()> {
         if body.len() <= self.limit {
             let body = (!body.is_empty()).then(|| Arc::clone(body));
-            return self.send(length as u64, body);
+            return self.send(owner, length, body);
         }
         for part in body.chunks(self.limit) {
-            self.send(length as u64, Some(Arc::new(Bytes::copied(part)?)))?;
+            self.send(owner, length, Some(Arc::new(Bytes::copied(part)?)))?;
         }
         Ok(())
     }
 
-    fn send(&mut self, length: u64, body: Option<Arc<Bytes>>) -> Result<()> {
-        self.round.data(self.next, [self.sent, length, 0, 0, 0], body)?;
+    /// Sends the next rank a message, which says whose block it belongs to.
+    fn send(&mut self, owner: usize, length: usize, body: Option<Arc<Bytes>>) -> Result<()> {
+        self.round.data(self.next, [self.sent, length as u64, owner as u64, 0, 0], body)?;
         self.sent += 1;
         Ok(())
     }
 }
 
 /// Looks whether this rank's block is what the call says.
-fn check_block<T: Element>(me: usize, block: KeyValue<'_, T, Cpu>, lengths: &[usize]) -> Result<()> {
+fn check_block<T: Element>(rank: usize, block: KeyValue<'_, T, Cpu>, said: usize) -> Result<()> {
     let (key, value) = (block.key.shape(), block.value.shape());
     if key != value {
         return Err(Error::Plan(format!(
             "a block of keys {key:?} and values {value:?}, which must be alike"
         )));
     }
-    check_length(me, key[1], lengths)
+    if key[1] == said { Ok(()) } else { Err(unlike(rank, key[1], said)) }
 }
 
 /// The copies of this rank's block into memory that is as long as it is packed.

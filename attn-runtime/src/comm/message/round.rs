@@ -56,6 +56,11 @@ impl<'g, L: Link> Round<'g, L> {
         self.group.me
     }
 
+    /// A member's number in the world, by which errors name it.
+    pub(super) fn number(&self, member: usize) -> usize {
+        self.group.members[member]
+    }
+
     /// The collective's number in its group, from 1.
     pub(super) const fn sequence(&self) -> u64 {
         self.sequence

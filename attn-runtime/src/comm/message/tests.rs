@@ -117,6 +117,48 @@ fn long_blocks_are_put_together_from_their_parts() {
 }
 
 #[test]
+fn blocks_and_boxes_find_their_way_over_any_hosts() {
+    for keys in [
+        &["c", "a", "b", "a"][..],
+        &["a", "b", "a", "b"],
+        &["a", "a", "b"],
+        &["a", "", "a"],
+        &["", "a", "a", "", "a"],
+        &["a", "a", "b", "b", "a", "c"],
+        &["", ""],
+    ] {
+        let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+            let ranks: Vec<_> = ChannelLink::world(keys.len())
+                .into_iter()
+                .zip(keys)
+                .map(|(link, key)| scope.spawn(|| on_host(link, key)))
+                .collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+        });
+        assert_eq!(outcomes, vec![Ok(()); keys.len()], "{keys:?}");
+    }
+}
+
+/// Rings and exchanges on a rank of some host, in its world and in groups that leave ranks out or turn them round.
+fn on_host(link: ChannelLink, key: &str) -> Result<()> {
+    let comm = Comm::on_host(link, CpuQueue::new(1)?, Duration::from_secs(20), key.as_bytes())?;
+    comm.run(|comm| {
+        let me = comm.rank();
+        for group in
+            [comm.clone(), comm.split(me % 2, me)?, comm.split(usize::from(me > 0), comm.size() - me)?]
+        {
+            for length in [3, 3, 60, 0, 7] {
+                turn(&group, &vec![length; group.size()])?;
+                turn(&group, &(0..group.size()).map(|rank| length * rank).collect::<Vec<_>>())?;
+                all_to_all(&group, length)?;
+            }
+            all_to_all(&group, 20_000)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
 fn ranks_that_differ_in_what_words_do_not_say_are_told_by_numbers() {
     let outcomes = world(3, Comm::by_link, |comm| {
         let digest = u64::from(comm.me() == 1);

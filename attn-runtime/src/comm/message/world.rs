@@ -83,6 +83,8 @@ impl Parcel {
 struct State<L> {
     link: L,
     shared: Option<Shared>,
+    /// Who shares memory with whom; none if nobody does.
+    pairs: Option<Arc<Pairs>>,
     /// What has come and not been asked for, by group and number of the collective.
     mail: HashMap<(u64, u64), VecDeque<Letter>>,
     peers: Vec<Peer>,
@@ -105,7 +107,8 @@ impl<L: Link> World<L> {
     pub(super) fn new(link: L, deadline: Duration) -> Self {
         let (rank, size) = (link.rank(), link.size());
         let peers = vec![Peer::Here; size];
-        let state = State { link, shared: None, mail: HashMap::new(), peers, failure: None, closed: false };
+        let mail = HashMap::new();
+        let state = State { link, shared: None, pairs: None, mail, peers, failure: None, closed: false };
         Self { rank, size, deadline, state: Mutex::new(state), wanted: AtomicUsize::new(0) }
     }
 
@@ -117,13 +120,15 @@ impl<L: Link> World<L> {
     }
 
     /// Lets ranks of one host share memory. Nothing may be under way.
-    pub(super) fn share(&self, shared: Shared) {
-        self.state().shared = Some(shared);
+    pub(super) fn share(&self, pairs: Pairs, shared: Option<Shared>) {
+        let mut state = self.state();
+        state.pairs = Some(Arc::new(pairs));
+        state.shared = shared;
     }
 
-    /// Who shares memory with whom; none if nobody does with this rank.
+    /// Who shares memory with whom, on all ranks alike; none if nobody does.
     pub(super) fn pairs(&self) -> Option<Arc<Pairs>> {
-        self.state().shared.as_ref().map(Shared::pairs)
+        self.state().pairs.clone()
     }
 
     /// Whether messages to a rank go through shared memory.
@@ -286,6 +291,7 @@ impl<L: Link> World<L> {
         if core::mem::replace(&mut state.closed, true) {
             return;
         }
+        state.flush(GRACE);
         let farewell = Note::of_the_world(Kind::Farewell).head();
         for peer in (0..self.size).filter(|peer| *peer != self.rank) {
             // Nothing can be told of a failure here; the others find the link closed.
@@ -317,6 +323,19 @@ impl<L: Link> State<L> {
             }
         }
         Ok(None)
+    }
+
+    /// Gets out what waits for room in shared memory, for so long at most.
+    fn flush(&mut self, grace: Duration) {
+        let until = Instant::now() + grace;
+        while self.failure.is_none() && Instant::now() < until {
+            let Some(shared) = &mut self.shared else { return };
+            let here = |rank: usize| matches!(self.peers.get(rank), Some(Peer::Here));
+            if !matches!(shared.flush_all(&mut self.link, here), Ok(true)) || self.collect().is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 
     fn reaches(&self, rank: usize) -> bool {

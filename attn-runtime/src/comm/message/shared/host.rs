@@ -13,7 +13,7 @@ use crate::error::Result;
 const SWITCH: &str = "ATTN_SHARED_MEMORY";
 
 /// What tells hosts, and worlds of processes on them, apart; empty if this process shall share no memory.
-fn key() -> Vec<u8> {
+pub(in crate::comm::message) fn key() -> Vec<u8> {
     if std::env::var_os(SWITCH).is_some_and(|value| value == "0") {
         return Vec::new();
     }
@@ -35,13 +35,11 @@ pub(super) struct Mates {
     pub(super) own: Arc<Memory>,
     /// By place: rank and memory of those with which it is shared.
     pub(super) mates: Vec<Option<(usize, Arc<Memory>)>>,
-    /// Whether two ranks, numbered in the world, share memory.
-    pub(super) pairs: Pairs,
     /// Whether every rank of the host has a core for itself.
     pub(super) roomy: bool,
 }
 
-/// Who shares memory with whom.
+/// Who shares memory with whom; the same on all ranks, also on those that share none.
 #[derive(Debug)]
 pub(in crate::comm::message) struct Pairs(Vec<Vec<u8>>);
 
@@ -53,15 +51,17 @@ impl Pairs {
     }
 }
 
-/// Finds the ranks that can share memory with this one. `gather` is a collective of the world.
+/// Finds out who shares memory with whom, and the ranks that can with this one: those with the same key, unless it is empty.
+/// `gather` is a collective of the world.
 ///
 /// # Errors
 /// If `gather` returns one. What this host cannot give is no error: its ranks go without.
 pub(super) fn meet(
     me: usize,
+    key: &[u8],
     gather: &mut dyn FnMut(&'static str, &[u8]) -> Result<Vec<Vec<u8>>>,
-) -> Result<Option<Mates>> {
-    let keys = gather("hosts", &key())?;
+) -> Result<(Pairs, Option<Mates>)> {
+    let keys = gather("hosts", key)?;
     let own_key = keys.get(me).filter(|key| !key.is_empty());
     let ranks: Vec<usize> = (0..keys.len()).filter(|rank| keys.get(*rank) == own_key).collect();
     let layout = Layout::new(ranks.len());
@@ -90,14 +90,14 @@ pub(super) fn meet(
     }
     let pairs = Pairs(gather("who shares memory", &row)?);
     let (Some((own, _)), Some(place)) = (made, ranks.iter().position(|rank| *rank == me)) else {
-        return Ok(None);
+        return Ok((pairs, None));
     };
     let mates = ranks.iter().zip(memories).map(|(&rank, memory)| match memory {
         Some(memory) if pairs.share(me, rank) => Some((rank, memory)),
         _ => None,
     });
     let mates: Vec<_> = mates.collect();
-    Ok(Some(Mates { layout, place, own: Arc::new(own), mates, pairs, roomy }))
+    Ok((pairs, Some(Mates { layout, place, own: Arc::new(own), mates, roomy })))
 }
 
 /// This rank's own memory; none if the system refuses it.

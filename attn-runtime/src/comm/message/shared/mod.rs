@@ -21,7 +21,7 @@ use body::Lent;
 pub(super) use desk::MESSAGE;
 use desk::{Entry, Layout, RING, SHORT, SLEEPS, SLOT, SLOTS, Where, Written};
 use host::Mates;
-pub(super) use host::Pairs;
+pub(super) use host::{Pairs, key};
 use memory::Memory;
 
 use super::note::{Kind, Note};
@@ -37,7 +37,6 @@ pub(super) struct Shared {
     mates: Vec<Option<Mate>>,
     /// The slots in use: the place of the reader, and the number of the message.
     slots: Vec<Option<(usize, u64)>>,
-    pairs: Arc<Pairs>,
     /// Whether every rank of the host has a core for itself.
     pub(super) roomy: bool,
 }
@@ -86,16 +85,19 @@ pub(super) struct Taken {
 }
 
 impl Shared {
-    /// Finds the ranks that can share memory with this one, and shares it. `gather` is a collective of the world.
+    /// Finds out who shares memory with whom, and shares this rank's with those of the same key. `gather` is a collective of
+    /// the world.
     ///
     /// # Errors
     /// If `gather` returns one.
     pub(super) fn open(
         me: usize,
+        key: &[u8],
         gather: &mut dyn FnMut(&'static str, &[u8]) -> Result<Vec<Vec<u8>>>,
-    ) -> Result<Option<Self>> {
-        let Some(Mates { layout, place, own, mates, pairs, roomy }) = host::meet(me, gather)? else {
-            return Ok(None);
+    ) -> Result<(Pairs, Option<Self>)> {
+        let (pairs, mates) = host::meet(me, key, gather)?;
+        let Some(Mates { layout, place, own, mates, roomy }) = mates else {
+            return Ok((pairs, None));
         };
         let mate = |(rank, memory)| Mate {
             rank,
@@ -108,12 +110,7 @@ impl Shared {
         };
         let mates = mates.into_iter().map(|found| found.map(mate)).collect();
         let slots = vec![None; SLOTS];
-        Ok(Some(Self { layout, place, own, mates, slots, pairs: Arc::new(pairs), roomy }))
-    }
-
-    /// Who shares memory with whom.
-    pub(super) fn pairs(&self) -> Arc<Pairs> {
-        Arc::clone(&self.pairs)
+        Ok((pairs, Some(Self { layout, place, own, mates, slots, roomy })))
     }
 
     fn place_of(&self, rank: usize) -> Option<usize> {
@@ -201,7 +198,18 @@ impl Shared {
         self.flush(place, link)
     }
 
-    /// Writes what waits for room.
+    /// Writes what waits for room. Says whether anything still does, for one of the ranks that count.
+    pub(super) fn flush_all(&mut self, link: &mut impl Link, counts: impl Fn(usize) -> bool) -> Result<bool> {
+        let mut waits = false;
+        for place in 0..self.mates.len() {
+            self.flush(place, link)?;
+            let mate = self.mates[place].as_ref();
+            waits |= mate.is_some_and(|mate| !mate.outbox.is_empty() && counts(mate.rank));
+        }
+        Ok(waits)
+    }
+
+    /// Writes what waits for room at one place.
     fn flush(&mut self, place: usize, link: &mut impl Link) -> Result<()> {
         let mut written = false;
         while self.has_entry(place) {

@@ -5,10 +5,14 @@ use std::fs::Permissions;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::{Builder, NamedTempFile};
 
 use crate::failure::Failure;
+
+/// The temporary file that is being written.
+static UNFINISHED: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// How many links a name may lead through, as Linux has it.
 const MAX_LINKS: usize = 40;
@@ -57,13 +61,20 @@ impl Output {
     /// If it cannot; then what was there is still there.
     pub(crate) fn write(&self, fill: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Failure> {
         let fail = |error: io::Error| Failure::file("write", &self.name, &error);
-        let mut file = self.beside().map_err(fail)?;
+        let mut file = {
+            let mut unfinished = unfinished();
+            let file = self.beside().map_err(fail)?;
+            *unfinished = Some(file.path().to_owned());
+            file
+        };
         fill(file.as_file_mut()).map_err(fail)?;
         file.as_file_mut().flush().and_then(|()| file.as_file().sync_all()).map_err(fail)?;
         if let Ok(found) = fs::metadata(&self.target) {
             file.as_file().set_permissions(found.permissions()).map_err(fail)?;
         }
+        let mut unfinished = unfinished();
         file.persist(&self.target).map_err(|error| fail(error.error))?;
+        *unfinished = None;
         Ok(())
     }
 
@@ -79,6 +90,20 @@ impl Output {
         // The error names the temporary file, which would say nothing to the user; its kind does.
         builder.tempfile_in(folder).map_err(|error| error.kind().into())
     }
+}
+
+fn unfinished() -> MutexGuard<'static, Option<PathBuf>> {
+    UNFINISHED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Removes what is half written, and lets nothing more be written: the process is about to end.
+pub(crate) fn abandon() {
+    let unfinished = unfinished();
+    if let Some(file) = &*unfinished {
+        // It may be gone already; nothing else can be done about it.
+        let _ = fs::remove_file(file);
+    }
+    std::mem::forget(unfinished);
 }
 
 /// Follows the links of a name, also of one whose file does not exist yet.

@@ -16,6 +16,9 @@ use super::print::Printer;
 use super::watch::Event;
 use crate::failure::Failure;
 
+/// How long a keeper without ranks may take to end.
+const FAREWELL: Duration = Duration::from_millis(500);
+
 /// How much may stand before the greeting: what login shells have to say.
 const MAX_PREAMBLE: u64 = 1 << 20;
 
@@ -52,11 +55,12 @@ impl Connection {
             // That nobody listens any more is no matter: the launcher is about to end.
             let _ = events.send(Event::Gone { host: index, why });
         };
+        let connection = Self { child, orders };
         Builder::new()
             .name(format!("host {}", host.name))
             .spawn(read)
             .map_err(|error| fail("a thread", &error))?;
-        Ok(Self { child, orders })
+        Ok(connection)
     }
 
     /// Sends orders. To one that is gone nothing is sent; that it is gone is an event.
@@ -65,6 +69,20 @@ impl Connection {
             && orders.iter().any(|order| order.send(pipe).is_err())
         {
             self.orders = None;
+        }
+    }
+
+    /// Tells the keeper that there is no launcher any more: it ends its ranks.
+    pub(super) fn hang_up(&mut self) {
+        self.orders = None;
+    }
+
+    /// Ends the process, if it has not ended by itself after so long.
+    pub(super) fn end(&mut self, patience: Duration) {
+        if self.status(patience).is_none() {
+            // It may have ended just now.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 
@@ -78,6 +96,14 @@ impl Connection {
                 _ => return None,
             }
         }
+    }
+}
+
+/// Leaves no process behind, above all no ssh to a host that does not answer.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.hang_up();
+        self.end(FAREWELL);
     }
 }
 

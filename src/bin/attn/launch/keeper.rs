@@ -7,11 +7,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
@@ -22,9 +22,12 @@ use crate::failure::Failure;
 /// How long ranks have between SIGTERM and SIGKILL when the launcher is gone.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long what a rank wrote last may take to come through. Longer only if something that it started still holds its
-/// output, or nobody reads it.
+/// How long what a rank wrote last may take to come through, besides the time that the launcher takes to read it. Longer
+/// only if something that it started still holds its output.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How often to look whether the launcher has still to read.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Serves a launcher until all ranks have ended.
 ///
@@ -196,13 +199,14 @@ impl Rank {
     /// Passes on what it writes, and tells how it ends.
     fn watch(self: &Arc<Self>, launcher: &Arc<Launcher>) {
         let (done, read) = channel();
+        let telling = Arc::new(AtomicUsize::new(0));
         let started = match &mut *self.child.lock().unwrap_or_else(PoisonError::into_inner) {
             Ok(Some(child)) => {
                 let stdout = child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>);
                 let stderr = child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>);
                 for (pipe, stream) in [(stdout, Stream::Stdout), (stderr, Stream::Stderr)] {
                     if let Some(pipe) = pipe {
-                        pass_on(self.number, pipe, stream, launcher, done.clone());
+                        pass_on(self.number, pipe, stream, launcher, (done.clone(), Arc::clone(&telling)));
                     }
                 }
                 Ok(pid(child))
@@ -212,13 +216,15 @@ impl Rank {
         };
         drop(done);
         let end = match started {
-            Ok(pid) => self.wait(pid, &read),
+            Ok(pid) => self.wait(pid, &read, &telling),
             Err(why) => End::NotStarted(why),
         };
         launcher.tell(&Report::Ended(self.number, end));
     }
 
-    fn wait(&self, pid: Pid, read: &Receiver<()>) -> End {
+    /// Waits for its end, and then until `read` is disconnected: its outputs have ended. `telling`: how many of them the
+    /// launcher is being told.
+    fn wait(&self, pid: Pid, read: &Receiver<()>, telling: &AtomicUsize) -> End {
         // Its number is not given to another process while it has not been asked for its end for good: until then the
         // group can be killed without harm to others.
         while waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT)
@@ -233,8 +239,12 @@ impl Rank {
                 _ => Ok(ExitStatus::default()),
             }
         };
-        let until = Instant::now() + LAST_WORDS;
-        while read.recv_timeout(until.saturating_duration_since(Instant::now())).is_ok() {}
+        let mut left = LAST_WORDS;
+        while !left.is_zero() && read.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
+            if telling.load(Ordering::Relaxed) == 0 {
+                left = left.saturating_sub(LOOK);
+            }
+        }
         match status {
             Ok(status) => match (status.code(), status.signal()) {
                 (Some(code), _) => End::Code(code),
@@ -251,14 +261,17 @@ fn pass_on(
     pipe: Box<dyn Read + Send>,
     stream: Stream,
     launcher: &Arc<Launcher>,
-    done: Sender<()>,
+    (done, telling): (Sender<()>, Arc<AtomicUsize>),
 ) {
     let launcher = Arc::clone(launcher);
     let pass = move || {
         // A pipe that cannot be read has come to its end.
         let _ = line::each(pipe, |lines| {
-            !launcher.closed(stream).load(Ordering::Relaxed)
-                && launcher.tell(&Report::Lines(rank, stream, lines.to_vec()))
+            telling.fetch_add(1, Ordering::Relaxed);
+            let told = !launcher.closed(stream).load(Ordering::Relaxed)
+                && launcher.tell(&Report::Lines(rank, stream, lines.to_vec()));
+            telling.fetch_sub(1, Ordering::Relaxed);
+            told
         });
         drop(done);
     };

@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How long the others may go on after one has failed, at least, if a signal to the launcher has asked all to end.
 const AFTER_SIGNAL: Duration = Duration::from_secs(10);
 
+/// How long keepers have to end their ranks and themselves when the launcher is done with them.
+const FAREWELL: Duration = Duration::from_secs(3);
+
 /// What happens.
 pub(super) enum Event {
     /// A keeper is there.
@@ -301,6 +304,16 @@ impl<'a> Watch<'a> {
             message.push_str(&format!("; {} did not end when killed", named(&left)));
         }
         Err(Failure::Rank { message, code })
+    }
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        self.connections.iter_mut().for_each(Connection::hang_up);
+        let until = Instant::now() + FAREWELL;
+        for connection in &mut self.connections {
+            connection.end(until.saturating_duration_since(Instant::now()));
+        }
     }
 }
 

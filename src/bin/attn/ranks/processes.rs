@@ -12,10 +12,17 @@ use super::collect::collect;
 use super::{Ranks, Shard};
 use crate::failure::Failure;
 use crate::machine::Machine;
+use crate::output;
 
 /// How often the reporter says that it is at work, so that no wait of the others comes near a deadline, and it learns of
-/// one that is lost.
+/// one that is lost. More often where the deadline is short.
 const PULSE: Duration = Duration::from_millis(500);
+
+/// How many pulses come within a deadline, at least.
+const PULSES: u32 = 4;
+
+/// How long the reporter has to end by itself when the others have failed, and word of that to go out.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A rank of a world of processes.
 pub(super) struct Processes<C, H> {
@@ -23,21 +30,24 @@ pub(super) struct Processes<C, H> {
     comm: C,
     /// By which hosts talk; often the same.
     host: H,
+    pulse: Duration,
     /// Whether the failure that this process ends with is known to all.
     agreed: Cell<bool>,
 }
 
 impl<C, H: Rendezvous> Processes<C, H> {
-    /// Calls `body` for the rank that `comm` and `host` belong to, as the whole of what that does. The outer result is for the world
+    /// Calls `body` for the rank that `comm` and `host` belong to, whose world has this deadline, if not the usual one, as the whole of what that does. The outer result is for the world
     /// that runs the rank: it is a failure only if it is one that the others do not know of.
     ///
     /// # Errors
     /// If `body` fails.
     pub(super) fn live<R>(
         (comm, host): (C, H),
+        deadline: Option<Duration>,
         body: impl FnOnce(&Self) -> Result<R, Failure>,
     ) -> Result<Result<R, Failure>, Failure> {
-        let ranks = Self { comm, host, agreed: Cell::new(false) };
+        let pulse = deadline.map_or(PULSE, |deadline| PULSE.min(deadline / PULSES));
+        let ranks = Self { comm, host, pulse, agreed: Cell::new(false) };
         match body(&ranks) {
             Err(failure) if !ranks.agreed.get() => Err(failure),
             outcome => Ok(outcome),
@@ -65,6 +75,13 @@ impl<C, H: Rendezvous> Processes<C, H> {
             _ => Err(Failure::Told { code: code_of(&codes[first]) }),
         }
     }
+}
+
+/// Says why, and ends the process, which leaves no file half written.
+fn give_up(failure: &Failure) -> ! {
+    output::abandon();
+    let _ = failure.report();
+    std::process::exit(failure.code().into())
 }
 
 impl<D: Machine, C: Communicator<Device = D> + Clone, H: Rendezvous> Ranks<D> for Processes<C, H> {
@@ -108,14 +125,21 @@ impl<D: Machine, C: Communicator<Device = D> + Clone, H: Rendezvous> Ranks<D> fo
                 .spawn_scoped(scope, work)
                 .map_err(|error| attn::Error::Thread(error.to_string()))?;
             loop {
-                match outcome.recv_timeout(PULSE) {
-                    Err(RecvTimeoutError::Timeout) => self.pulse(false)?,
+                match outcome.recv_timeout(self.pulse) {
+                    Err(RecvTimeoutError::Timeout) => match self.pulse(false) {
+                        Ok(_) => continue,
+                        // What the reporter still does is of no use, and may take long; only the process's end ends it.
+                        Err(error) => match outcome.recv_timeout(LAST_WORDS) {
+                            Err(RecvTimeoutError::Timeout) => give_up(&error.into()),
+                            _ => return Err(error),
+                        },
+                    },
                     Err(RecvTimeoutError::Disconnected) => {
                         let panicked = Failure::Internal(String::from("what rank 0 does alone panicked"));
                         return self.pulse(true).map(|_| Err(panicked));
                     }
                     Ok(outcome) => return self.pulse(true).map(|_| outcome),
-                };
+                }
             }
         })?;
         self.all_agree(outcome.map(Some))

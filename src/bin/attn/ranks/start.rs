@@ -64,13 +64,13 @@ pub(crate) fn check(args: &RunArgs) -> Result<(), Failure> {
 pub(crate) fn start(args: &RunArgs, body: &impl OnRanks) -> Result<(), Failure> {
     check(args)?;
     let threads = Threads { deadline: args.deadline };
+    let deadline = args.deadline.or_else(|| attn::Place::from_env().ok()?.deadline);
     match (args.comm, args.device) {
         (CommName::Threads, DeviceName::Cpu) => body.on_cpu(&threads),
         #[cfg(feature = "cuda")]
         (CommName::Threads, DeviceName::Cuda) => body.on_cuda(&threads),
-        (CommName::Tcp, DeviceName::Cpu) => {
-            started(args)?.run(|comm| Processes::live((comm.clone(), comm), |ranks| body.on_cpu(ranks)))?
-        }
+        (CommName::Tcp, DeviceName::Cpu) => started(args)?
+            .run(|comm| Processes::live((comm.clone(), comm), deadline, |ranks| body.on_cpu(ranks)))?,
         #[cfg(feature = "nccl")]
         (CommName::Nccl, DeviceName::Cuda) => {
             let world = started(args)?;
@@ -84,7 +84,7 @@ pub(crate) fn start(args: &RunArgs, body: &impl OnRanks) -> Result<(), Failure> 
                 let ours = host.subgroup(0, host.me())?;
                 let queue = attn::cuda::CudaQueue::new(gpu)?;
                 let comm = attn::cuda::GpuComm::<attn::cuda::Cuda>::open_with(ours, queue, options)?;
-                Processes::live((comm, host), |ranks| body.on_cuda(ranks))
+                Processes::live((comm, host), deadline, |ranks| body.on_cuda(ranks))
             })?
         }
         #[cfg(feature = "mpi")]
@@ -97,7 +97,7 @@ pub(crate) fn start(args: &RunArgs, body: &impl OnRanks) -> Result<(), Failure> 
             if let Some(threads) = args.threads {
                 world = world.threads_per_rank(threads);
             }
-            world.run(|comm| Processes::live((comm.clone(), comm), |ranks| body.on_cpu(ranks)))?
+            world.run(|comm| Processes::live((comm.clone(), comm), deadline, |ranks| body.on_cpu(ranks)))?
         }
         (comm, device) => Err(Failure::Internal(format!(
             "`--comm {}` on {} is not provided for",

@@ -138,6 +138,20 @@ fn lines_stay_whole_when_all_ranks_print_at_once() {
 }
 
 #[test]
+fn what_is_written_last_comes_through_however_slowly_it_is_read() {
+    const LINES: usize = 200_000;
+    let mut command = launch(&["-n", "1"], &format!("exec seq {LINES}"));
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("the program starts");
+    // The rank has ended long before its last line is read.
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    stdout.read_line(&mut first).unwrap();
+    sleep(Duration::from_millis(1800));
+    assert_eq!((text(&first), stdout.lines().count()), ("1\n", LINES - 1));
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn bytes_that_are_no_text_and_lines_without_end_come_through() {
     let output = run(&["-n", "2"], r"printf '\377\376\n\000last'");
     let mut lines: Vec<&[u8]> = output.stdout.split_inclusive(|byte| *byte == b'\n').collect();
@@ -343,6 +357,24 @@ fn hosts_that_cannot_be_reached_or_are_lost_are_named() {
     let says = ["cannot start ranks on down", "exit status: 255", "no route", "-p 22 down true` work?"];
     ends(&args, &touch, 4, 2, &says);
     assert!(!mark.exists(), "ranks start when all hosts are there");
+
+    // One that never answers: what stands for ssh ends with the launcher.
+    let silent = folder.path().join("silent");
+    fs::write(
+        &silent,
+        "#!/bin/sh\necho $$ >\"${0%/*}/new\"; mv \"${0%/*}/new\" \"${0%/*}/process\"\nexec sleep 60\n",
+    )
+    .unwrap();
+    fs::set_permissions(&silent, fs::Permissions::from_mode(0o755)).unwrap();
+    let args = ["--hosts", "a", "--rsh", silent.to_str().unwrap()];
+    let mut child = launch(&args, &touch).stderr(Stdio::piped()).spawn().unwrap();
+    let process = folder.path().join("process");
+    while !process.exists() {
+        sleep(Duration::from_millis(10));
+    }
+    signal(&child.id().to_string(), "TERM");
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert!(!lives(fs::read_to_string(&process).unwrap().trim()));
 
     let args = on("a,b");
     let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -1,9 +1,11 @@
 //! `attn run` on ranks that are processes: what comes out is what threads compute, and however a rank ends, all learn of it.
 
 use std::fs;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
-#[cfg(target_os = "linux")]
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype;
@@ -167,6 +169,57 @@ fn a_rank_that_is_killed_is_named_by_the_others() {
         assert!(stderr.ends_with(&says), "{stderr}");
         assert_eq!(fs::read(folder.path().join("out")).unwrap(), b"precious");
     }
+    assert_eq!(names(folder.path()), ["in.safetensors", "out"]);
+}
+
+/// Two ranks, of which rank 0 prints into a pipe that is full, and has written `out` before. The pipe, and how much is in it.
+fn stuck(folder: &Path, args: &str) -> ([Child; 2], PipeReader, usize) {
+    const FULL: usize = 64 << 10;
+    let (pipe, mut end): (PipeReader, PipeWriter) = std::io::pipe().unwrap();
+    end.write_all(&[b'.'; FULL]).unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let rank = |rank: &str, stdout: Stdio| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_attn"));
+        command.current_dir(folder).args(["run", "--comm", "tcp", "--input", "in.safetensors"]);
+        command.args(args.split_whitespace()).args(["--output", "out", "--no-check"]);
+        command.envs([("ATTN_RANK", rank), ("ATTN_WORLD_SIZE", "2"), ("ATTN_MASTER_PORT", &port)]);
+        command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let ranks = [rank("0", end.into()), rank("1", Stdio::null())];
+    let until = Instant::now() + Duration::from_secs(30);
+    while !folder.join("out").exists() {
+        assert!(Instant::now() < until, "nothing is written");
+        sleep(Duration::from_millis(10));
+    }
+    (ranks, pipe, FULL)
+}
+
+#[test]
+fn who_reads_slowly_what_rank_0_prints_fails_nobody() {
+    let folder = small();
+    let (ranks, mut pipe, full) = stuck(folder.path(), "--strategy ring --deadline 1");
+    sleep(Duration::from_secs(2));
+    let mut said = String::new();
+    pipe.read_to_string(&mut said).unwrap();
+    for rank in ranks {
+        let output = rank.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", texts(&output).1);
+    }
+    assert!(said[full..].contains("output: out\n"), "{}", &said[full..]);
+}
+
+#[test]
+fn rank_0_ends_with_the_others_whatever_it_does_alone() {
+    let folder = small();
+    let ([zero, mut one], _pipe, _) = stuck(folder.path(), "--strategy ring");
+    one.kill().unwrap();
+    one.wait().unwrap();
+    let killed = Instant::now();
+    let output = zero.wait_with_output().unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+    assert_eq!(output.status.code(), Some(4));
+    let (_, stderr) = texts(&output);
+    assert!(stderr.starts_with("attn: rank 1 is lost") && stderr.lines().count() == 1, "{stderr}");
     assert_eq!(names(folder.path()), ["in.safetensors", "out"]);
 }
 

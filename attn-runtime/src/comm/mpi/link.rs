@@ -25,6 +25,9 @@ const INLINE: usize = 2048;
 /// The longest piece of a body: MPI counts bytes with a C `int`.
 const PIECE: usize = 1 << 30;
 
+/// How long a rank that has ended waits for the others before it says so.
+const LONG: Duration = Duration::from_secs(60);
+
 /// How often to look for what has come before it is said that nothing has: MPI moves messages on while it is called, and
 /// the first call after a while may see none of those that it brings in.
 const LOOKS: u32 = 3;
@@ -313,7 +316,11 @@ impl MpiLink {
 
     /// Tells every rank how this one leaves, and gets out what was sent. Waits for the others' farewells while all are
     /// well, else for `grace` alone. Whether all were.
+    ///
+    /// A wait for farewells has no end: whoever is well still computes, and MPI must not be ended before it is done. It is
+    /// told when it takes long.
     fn part(&mut self, farewell: Farewell, grace: Duration) -> Result<bool> {
+        let mut told = false;
         let began = Instant::now();
         let until = began + grace;
         let kind = if farewell == Farewell::Well { Kind::Well } else { Kind::Ill };
@@ -327,7 +334,18 @@ impl MpiLink {
             let ill = farewell == Farewell::Ill || self.farewells.contains(&Some(Farewell::Ill));
             let mut others = self.farewells.iter().enumerate().filter(|&(rank, _)| rank != me);
             let all = others.all(|(_, farewell)| farewell.is_some());
-            match self.sends.is_empty() && (ill || all) {
+            if !told && !ill && began.elapsed() >= LONG {
+                told = true;
+                let silent: Vec<_> =
+                    (0..self.size).filter(|&rank| rank != me && self.farewells[rank].is_none()).collect();
+                log::warn!(
+                    "rank {me} has ended and waited {} s for ranks {silent:?} to end too",
+                    LONG.as_secs()
+                );
+            }
+            // A rank that has said farewell may still be sending: what it sends must be taken, or it waits for ever.
+            let done = if ill { self.sends.is_empty() } else { all && !self.busy() };
+            match done {
                 true => return Ok(!ill),
                 false if ill && Instant::now() >= until => return Ok(false),
                 false => self.pause(began, ill.then_some(until)),

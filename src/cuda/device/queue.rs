@@ -1,7 +1,7 @@
 //! A queue: a stream of a GPU.
 
 use core::ffi::c_void;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use attn_runtime::{Error, Result};
@@ -9,7 +9,7 @@ use cudarc::driver::{CudaContext, CudaEvent as Event, CudaStream, DriverError, r
 
 use super::context::{Guarded, Kept, primary};
 use super::driver::{capability, failed, ready};
-use super::{graph, linked};
+use super::{graph, linked, tenants};
 use crate::cuda::abi::Launchers;
 
 /// A stream of a GPU, in the order of which work is done. Clones are handles of the same stream.
@@ -32,6 +32,25 @@ struct Inner {
     launchers: &'static Launchers,
     /// Why nothing that it gives may be taken for a result any more.
     condemned: OnceLock<Error>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        tenants::ends(self.stream.context().ordinal());
+    }
+}
+
+/// A queue that this does not keep.
+pub(super) struct WeakQueue(Weak<Inner>);
+
+impl WeakQueue {
+    pub(super) fn is_live(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    pub(super) fn upgrade(&self) -> Option<CudaQueue> {
+        self.0.upgrade().map(|inner| CudaQueue { inner })
+    }
 }
 
 impl CudaQueue {
@@ -65,7 +84,9 @@ impl CudaQueue {
         let name =
             result::device::get_name(device).map_err(|error| failed(&label, "cuDeviceGetName", error))?;
         let condemned = OnceLock::new();
-        Ok(Self { inner: Arc::new(Inner { stream, capability, name, launchers, condemned }) })
+        let inner = Arc::new(Inner { stream, capability, name, launchers, condemned });
+        tenants::begins(inner.stream.context().ordinal(), WeakQueue(Arc::downgrade(&inner)));
+        Ok(Self { inner })
     }
 
     /// A stream that another library made: a `CUstream` or a `cudaStream_t`, null for the default one.

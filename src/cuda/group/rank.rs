@@ -74,6 +74,7 @@ impl<D: Launches> Rank<D> {
         };
         let number = roll.members[roll.me];
         let watch = Watch::new(world, [queue.clone(), lane.clone()], options.deadline);
+        D::move_in(&queue);
         Ok((Self { number, queue, lane, options, watch, watchdog: None, turn: Mutex::new(()) }, roll))
     }
 
@@ -105,6 +106,7 @@ impl<D: Launches> Drop for Rank<D> {
         if let Some(watchdog) = self.watchdog.take() {
             let _ = watchdog.join();
         }
+        D::move_out(&self.queue);
     }
 }
 

@@ -29,7 +29,9 @@ impl Held {
             // SAFETY: the caller's contract.
             Self::Device { address, .. } => unsafe { result::free_sync(address as sys::CUdeviceptr) },
             // SAFETY: the caller's contract.
-            Self::Host { address } => unsafe { result::free_host(core::ptr::with_exposed_provenance_mut(address)) },
+            Self::Host { address } => unsafe {
+                result::free_host(core::ptr::with_exposed_provenance_mut(address))
+            },
         };
     }
 }
@@ -134,7 +136,9 @@ pub(super) fn sweep(queue: &CudaQueue) {
         let (ours, others): (Vec<_>, Vec<_>) = match lock().get_mut(&queue.ordinal()) {
             Some(gpu) => {
                 gpu.orphans = false;
-                core::mem::take(&mut gpu.kept).into_iter().partition(|kept| Arc::ptr_eq(&kept.context, queue.context()))
+                core::mem::take(&mut gpu.kept)
+                    .into_iter()
+                    .partition(|kept| Arc::ptr_eq(&kept.context, queue.context()))
             }
             None => return,
         };

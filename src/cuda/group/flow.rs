@@ -8,8 +8,8 @@ use std::time::Instant;
 use attn_runtime::comm::Call;
 use attn_runtime::{Error, Result};
 
-use super::{GpuComm, Recorded};
 use super::watchdog::{Marks, comes, next};
+use super::{GpuComm, Recorded};
 use crate::cuda::launches::Launches;
 use crate::cuda::nccl::Comm;
 

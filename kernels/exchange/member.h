@@ -42,6 +42,12 @@ ATTN_DEVICE int lowest(uint32_t bits) {
     return at;
 }
 
+// Whether so long ago. A clock that steps back has not passed anything.
+ATTN_DEVICE bool has_passed(uint64_t began, uint64_t limit) {
+    const uint64_t now = nanoseconds();
+    return now > began && now - began > limit;
+}
+
 // The verdict of a rank that has given up, this one included; 0 if none has.
 ATTN_DEVICE uint32_t verdict_told(const Member& m) {
     const uint32_t verdict = load_acquire_system(&m.here.verdict);
@@ -63,7 +69,7 @@ ATTN_DEVICE uint32_t wait_for(const Member& m, const uint32_t* flag) {
             if (lost != 0) return make_verdict(ATTN_EXCHANGE_WITHDRAWN, uint32_t(lowest(lost)));
             const bool aborted = m.lane == 0 && load_acquire_system(&m.group.report->abort) != 0;
             if (ballot(aborted) != 0) return make_verdict(ATTN_EXCHANGE_WITHDRAWN, m.group.me);
-            const bool late = m.lane == 0 && nanoseconds() - began > m.group.limit_nanoseconds;
+            const bool late = m.lane == 0 && has_passed(began, m.group.limit_nanoseconds);
             if (ballot(late) != 0) return make_verdict(ATTN_EXCHANGE_LATE, missing);
         }
         pause_for(pause_nanoseconds);
@@ -115,7 +121,7 @@ ATTN_DEVICE uint32_t wait_for_reason(const Member& m) {
         const uint32_t verdict = uint32_t(m.lane) != m.group.me ? load_acquire_system(&m.here.verdict) : 0;
         const uint32_t told = ballot(verdict != 0 && uint32_t(m.lane) < m.group.size);
         if (told != 0) return value_of_lane(verdict, lowest(told));
-        const bool late = m.lane == 0 && nanoseconds() - began > m.group.limit_nanoseconds;
+        const bool late = m.lane == 0 && has_passed(began, m.group.limit_nanoseconds);
         if (ballot(late) != 0) return 0;
         pause_for(pause_nanoseconds);
     }

@@ -136,6 +136,20 @@ pub trait Backend: Device {
     /// If the device reports one.
     fn is_recording(queue: &Self::Queue) -> Result<bool>;
 
+    /// Lets the calling thread ask the driver while other threads record.
+    fn relax() {}
+
+    /// A rank of a communicator begins to use the queue's device.
+    fn move_in(_queue: &Self::Queue) {}
+
+    /// The contrary of [`move_in`](Self::move_in).
+    fn move_out(_queue: &Self::Queue) {}
+
+    /// Whether several ranks use the queue's device, so that one that waits for all of it may wait for the others.
+    fn is_crowded(_queue: &Self::Queue) -> bool {
+        false
+    }
+
     /// From now on every use of the queue is this error: what it would give is not what was asked for.
     fn condemn(queue: &Self::Queue, error: &Error);
 

@@ -14,7 +14,7 @@ const LIBRARIES: [&str; 2] = ["libcuda.so.1", "libcuda.so"];
 const NEEDED: (u32, u32) = (13, 0);
 
 /// What this crate calls of the driver through cudarc, which would panic for one that is missing.
-const FUNCTIONS: [&str; 42] = [
+const FUNCTIONS: [&str; 43] = [
     "cuCtxEnablePeerAccess",
     "cuCtxGetCurrent",
     "cuCtxSetCurrent",
@@ -57,6 +57,7 @@ const FUNCTIONS: [&str; 42] = [
     "cuStreamIsCapturing",
     "cuStreamSynchronize",
     "cuStreamWaitEvent",
+    "cuThreadExchangeStreamCaptureMode",
 ];
 
 /// A GPU of this machine.

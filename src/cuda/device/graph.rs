@@ -6,7 +6,8 @@ use std::sync::{PoisonError, RwLock};
 use attn_runtime::{Error, Result};
 use cudarc::driver::{CudaGraph as Graph, result, sys};
 
-use super::CudaQueue;
+use super::tenants::Held;
+use super::{CudaQueue, tenants};
 
 /// How many queues of this process record. Locked for reading, none begins to.
 static RECORDINGS: RwLock<usize> = RwLock::new(0);
@@ -23,14 +24,18 @@ pub(super) fn this_thread_records() -> bool {
     RECORDED.try_with(|recorded| recorded.get() > 0).unwrap_or(false)
 }
 
-/// Calls `free` when no work uses memory of the queue's GPU any more; the queue's context is the current one. It is
-/// not called while the thread or the queue's stream records: that would break the recording, and the graph may name
-/// the memory. Nor is it called in the wake of a fault, when the driver frees nothing.
+/// Frees memory when no work uses memory of the queue's GPU any more; the queue's context is the current one. It is
+/// not freed while the thread or the queue's stream records: that would break the recording, and the graph may name
+/// the memory. Nor is it in the wake of a fault, when the driver frees nothing; and where several ranks share the GPU,
+/// it is kept for [later](tenants).
 ///
 /// Memory of a queue may be in use on any queue of its GPU, so it is the whole context that is waited for. But a
 /// recording of another thread would not survive that, and while there is one only the queue itself is waited for.
 /// (cuMemFree may, and in practice does, wait for the rest.)
-pub(super) fn when_settled(queue: &CudaQueue, free: impl FnOnce()) {
+///
+/// # Safety
+/// The driver must have allocated the memory in the queue's context, and nobody may be able to name it any more.
+pub(super) unsafe fn when_settled(queue: &CudaQueue, held: Held) {
     if this_thread_records() {
         return;
     }
@@ -40,12 +45,25 @@ pub(super) fn when_settled(queue: &CudaQueue, free: impl FnOnce()) {
     if !matches!(queue.is_capturing(), Ok(false)) {
         return;
     }
+    if tenants::is_crowded(queue.ordinal()) {
+        tenants::keep(queue, held, *recordings == 0);
+        return;
+    }
     let settled = match *recordings {
         0 => result::ctx::synchronize(),
         // SAFETY: the stream lives as long as the queue.
         _ => unsafe { result::stream::synchronize(queue.stream().cu_stream()) },
     };
     if settled.is_ok() {
+        // SAFETY: what used it is over, as far as queues of this crate go; the rest is the caller's contract.
+        unsafe { held.free() };
+    }
+}
+
+/// Calls `free` when all work of the current context is over, unless something records or the context has failed.
+pub(super) fn when_quiet(free: impl FnOnce()) {
+    let recordings = RECORDINGS.read().unwrap_or_else(PoisonError::into_inner);
+    if *recordings == 0 && result::ctx::synchronize().is_ok() {
         free();
     }
 }

@@ -5,12 +5,14 @@ use core::ptr::NonNull;
 use attn_runtime::{Device, Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 
+use super::tenants::{self, Held};
 use super::{Cuda, CudaQueue, graph};
 
 /// A block of a GPU's memory, zeroed when allocated. Its address is one of the GPU's: the host must not read there.
 #[derive(Debug)]
 pub struct CudaMemory {
     base: NonNull<u8>,
+    bytes: usize,
     /// Absent for a block of no bytes, which is none.
     queue: Option<CudaQueue>,
 }
@@ -28,7 +30,7 @@ impl CudaMemory {
     /// Allocates, and queues the zeros.
     pub(super) fn zeroed(queue: &CudaQueue, bytes: usize) -> Result<Self> {
         if bytes == 0 {
-            return Ok(Self { base: NonNull::<Aligned>::dangling().cast(), queue: None });
+            return Ok(Self { base: NonNull::<Aligned>::dangling().cast(), bytes, queue: None });
         }
         let _current = queue.enter()?;
         queue.thread_must_not_capture(
@@ -36,17 +38,21 @@ impl CudaMemory {
             "make the call twice before the capture, with the same shapes, so that its scratch memory is there; and \
              give it tensors to write (`attend_into`)",
         )?;
-        // SAFETY: a context is current, by the guard above.
-        let address = unsafe { result::malloc_sync(bytes) }.map_err(|error| match error {
-            DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY) => {
-                Error::OutOfMemory { device: Cuda::NAME, bytes }
-            }
-            error => queue.failed("cuMemAlloc", error),
-        })?;
+        tenants::sweep(queue);
+        let address = match tenants::take(queue, bytes) {
+            Some(address) => address as sys::CUdeviceptr,
+            // SAFETY: a context is current, by the guard above.
+            None => unsafe { result::malloc_sync(bytes) }.map_err(|error| match error {
+                DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY) => {
+                    Error::OutOfMemory { device: Cuda::NAME, bytes }
+                }
+                error => queue.failed("cuMemAlloc", error),
+            })?,
+        };
         let Some(base) = NonNull::new(core::ptr::without_provenance_mut::<u8>(address as usize)) else {
             return Err(Error::OutOfMemory { device: Cuda::NAME, bytes });
         };
-        let memory = Self { base, queue: Some(queue.clone()) };
+        let memory = Self { base, bytes, queue: Some(queue.clone()) };
         // SAFETY: the block has just been allocated with this many bytes, and the stream lives.
         let zeroed = unsafe { result::memset_d8_async(address, 0, bytes, queue.stream().cu_stream()) };
         zeroed.map_err(|error| queue.failed("cuMemsetD8Async", error))?;
@@ -64,10 +70,9 @@ impl Drop for CudaMemory {
         let Some(queue) = &self.queue else { return };
         let Ok(_current) = queue.enter() else { return };
         // What cannot be freed now leaks, until the process ends.
-        graph::when_settled(queue, || {
-            // SAFETY: `zeroed` allocated the block, in this context; nobody can name it any more, and what used it on
-            // its GPU is over. (Another GPU's queue is given it by collectives alone, which wait for their copies.)
-            let _ = unsafe { result::free_sync(self.base.as_ptr().addr() as sys::CUdeviceptr) };
-        });
+        let held = Held::Device { address: self.base.as_ptr().addr(), bytes: self.bytes };
+        // SAFETY: `zeroed` allocated the block, in this context, and nobody can name it any more. (Another GPU's queue is
+        // given it by collectives alone, which wait for their copies.)
+        unsafe { graph::when_settled(queue, held) };
     }
 }

@@ -7,6 +7,7 @@ mod linked;
 mod memory;
 mod queue;
 mod shared;
+mod tenants;
 
 pub use driver::{DeviceInfo, devices, driver_version};
 pub use graph::CudaGraph;
@@ -175,6 +176,8 @@ impl Backend for Cuda {
         {
             let _current = queue.enter()?;
             queue.must_not_capture("a copy from the host", "make it before the capture")?;
+            // A copy of memory that is not page-locked waits inside the driver, with its locks held: not for a peer.
+            Self::synchronize(queue)?;
             let (address, stream) = (to.as_ptr().addr() as sys::CUdeviceptr, queue.stream().cu_stream());
             // SAFETY: the caller's contract; the bytes stay until the wait below is over.
             unsafe { result::memcpy_htod_async(address, from, stream) }
@@ -187,6 +190,8 @@ impl Backend for Cuda {
         {
             let _current = queue.enter()?;
             queue.must_not_capture("a copy to the host", "make it after the graph was launched")?;
+            // As in `upload`.
+            Self::synchronize(queue)?;
             let (address, stream) = (from.as_ptr().addr() as sys::CUdeviceptr, queue.stream().cu_stream());
             // SAFETY: the caller's contract; the bytes stay until the wait below is over.
             unsafe { result::memcpy_dtoh_async(to, address, stream) }
@@ -227,7 +232,27 @@ impl Backend for Cuda {
     }
 
     fn is_recording(queue: &CudaQueue) -> Result<bool> {
+        let _current = queue.enter()?;
         queue.is_capturing()
+    }
+
+    fn relax() {
+        let mut mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        // SAFETY: the function exchanges the mode of the calling thread for the one that it is given. If it cannot, the
+        // thread's questions may be refused while another records, which shows as their errors.
+        let _ = unsafe { sys::cuThreadExchangeStreamCaptureMode(&mut mode) };
+    }
+
+    fn move_in(queue: &CudaQueue) {
+        tenants::move_in(queue.ordinal());
+    }
+
+    fn move_out(queue: &CudaQueue) {
+        tenants::move_out(queue.ordinal());
+    }
+
+    fn is_crowded(queue: &CudaQueue) -> bool {
+        tenants::is_crowded(queue.ordinal())
     }
 
     fn condemn(queue: &CudaQueue, error: &Error) {

@@ -9,7 +9,7 @@ use cudarc::driver::{CudaContext, CudaEvent as Event, CudaStream, DriverError, r
 
 use super::context::{Guarded, Kept, primary};
 use super::driver::{capability, failed, ready};
-use super::{graph, linked};
+use super::{graph, linked, tenants};
 use crate::cuda::abi::Launchers;
 use crate::cuda::launches::Witness;
 
@@ -35,6 +35,25 @@ struct Inner {
     condemned: OnceLock<Error>,
     /// Whom to ask whether it may be.
     witnesses: Mutex<Vec<Weak<dyn Witness>>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        tenants::ends(self.stream.context().ordinal());
+    }
+}
+
+/// A queue that this does not keep.
+pub(super) struct WeakQueue(Weak<Inner>);
+
+impl WeakQueue {
+    pub(super) fn is_live(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    pub(super) fn upgrade(&self) -> Option<CudaQueue> {
+        self.0.upgrade().map(|inner| CudaQueue { inner })
+    }
 }
 
 impl CudaQueue {
@@ -68,7 +87,9 @@ impl CudaQueue {
         let name =
             result::device::get_name(device).map_err(|error| failed(&label, "cuDeviceGetName", error))?;
         let (condemned, witnesses) = (OnceLock::new(), Mutex::default());
-        Ok(Self { inner: Arc::new(Inner { stream, capability, name, launchers, condemned, witnesses }) })
+        let inner = Arc::new(Inner { stream, capability, name, launchers, condemned, witnesses });
+        tenants::begins(inner.stream.context().ordinal(), WeakQueue(Arc::downgrade(&inner)));
+        Ok(Self { inner })
     }
 
     /// A stream that another library made: a `CUstream` or a `cudaStream_t`, null for the default one.

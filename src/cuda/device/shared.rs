@@ -5,6 +5,7 @@ use core::ptr::NonNull;
 use attn_runtime::{Error, Result};
 use cudarc::driver::{result, sys};
 
+use super::tenants::Held;
 use super::{CudaQueue, graph};
 
 /// A page-locked block of the host's memory, zeroed when allocated, at one address for host and GPUs.
@@ -48,10 +49,8 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         let Ok(_current) = self.queue.enter() else { return };
-        graph::when_settled(&self.queue, || {
-            // SAFETY: `zeroed` allocated the block, in this context; nobody can name it any more, and what used it on the
-            // GPU is over.
-            let _ = unsafe { result::free_host(self.base.as_ptr().cast()) };
-        });
+        let held = Held::Host { address: self.base.as_ptr().expose_provenance() };
+        // SAFETY: `zeroed` allocated the block, in this context, and nobody can name it any more.
+        unsafe { graph::when_settled(&self.queue, held) };
     }
 }

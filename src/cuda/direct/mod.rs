@@ -78,6 +78,10 @@ impl<D: Launches> Direct<D> {
     /// If the group has failed before (as [`check`](Self::check) says it), a plan names a rank that is not there, or the
     /// device reports an error.
     pub fn exchange(&self, scope: Scope<'_, D>, transfers: &[Transfer<'_, D>]) -> Result<()> {
+        self.exchange_all(scope, transfers).inspect_err(|_| self.stay_away(scope.queue()))
+    }
+
+    fn exchange_all(&self, scope: Scope<'_, D>, transfers: &[Transfer<'_, D>]) -> Result<()> {
         for transfer in transfers {
             transfer.check_peers(self.size())?;
         }
@@ -106,6 +110,18 @@ impl<D: Launches> Direct<D> {
     /// As [`exchange`](Self::exchange), and if a box is of elements that the kernels do not move.
     #[doc(hidden)]
     pub unsafe fn exchange_boxes(
+        &self,
+        queue: &D::Queue,
+        outgoing: &[(usize, StridedBox)],
+        incoming: &[(usize, StridedBox)],
+    ) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { self.exchange_lists(queue, outgoing, incoming) }.inspect_err(|_| self.stay_away(queue))
+    }
+
+    /// # Safety
+    /// As [`exchange_boxes`](Self::exchange_boxes).
+    unsafe fn exchange_lists(
         &self,
         queue: &D::Queue,
         outgoing: &[(usize, StridedBox)],
@@ -152,6 +168,12 @@ impl<D: Launches> Direct<D> {
         let group = self.group();
         // SAFETY: mailboxes and report stay while `self` does, and kernels are waited for before it goes.
         unsafe { launch::<D, _>(queue, "exchange_withdraw", |launchers| launchers.exchange_withdraw, &group) }
+    }
+
+    /// [`withdraw`](Self::withdraw), after an error that is told instead: peers must not wait for what was not queued.
+    fn stay_away(&self, queue: &D::Queue) {
+        // If this fails too, the others' waits end by their deadline.
+        let _ = self.withdraw(queue);
     }
 
     /// Queues one exchange of boxes with `peers`, a bit for each, and with whom boxes are exchanged.

@@ -35,10 +35,7 @@ impl<D: Launches> Direct<D> {
         block: KeyValue<'_, T, D>,
         visit: impl FnMut(usize, KeyValue<'_, T, D>) -> Result<()>,
     ) -> Result<()> {
-        self.go_round(scope, lengths, block, visit).inspect_err(|_| {
-            // The first error is the one to tell; the others' waits end by their deadline if this fails too.
-            let _ = self.withdraw(scope.queue());
-        })
+        self.go_round(scope, lengths, block, visit).inspect_err(|_| self.stay_away(scope.queue()))
     }
 
     fn go_round<T: Element>(

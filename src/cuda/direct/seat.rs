@@ -41,6 +41,7 @@ impl<D: Launches> Seat<D> {
         let report = D::share(queue, size_of::<ExchangeReport>())?;
         D::synchronize(queue)?;
         let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        D::move_in(queue);
         let seat = Arc::new(Self { queue: queue.clone(), mailbox, report, number });
         let known: Arc<dyn Any + Send + Sync> = seat.clone();
         SEATS.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::downgrade(&known));
@@ -94,6 +95,7 @@ impl<D: Launches> Seat<D> {
 impl<D: Launches> Drop for Seat<D> {
     fn drop(&mut self) {
         SEATS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.number);
+        D::move_out(&self.queue);
     }
 }
 

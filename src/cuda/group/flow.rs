@@ -8,8 +8,8 @@ use std::time::Instant;
 use attn_runtime::comm::Call;
 use attn_runtime::{Error, Result};
 
-use super::GpuComm;
 use super::watchdog::{Marks, comes, next};
+use super::{GpuComm, Recorded};
 use crate::cuda::launches::Launches;
 use crate::cuda::nccl::Comm;
 
@@ -52,15 +52,20 @@ impl<'c, D: Launches> Flow<'c, D> {
     /// Queues work of the present step on the second stream, behind all that is queued on the first by now.
     pub(super) fn post(
         &mut self,
-        recorded: &mut Option<Arc<Marks<D>>>,
+        recorded: &mut Recorded<D>,
         nccl: &mut Comm,
         body: impl FnOnce(&mut Comm, *mut c_void, Instant, &dyn Fn() -> Option<Error>) -> Result<()>,
     ) -> Result<Arc<Marks<D>>> {
         let rank = &*self.comm.end.rank;
-        let marks = match (self.recording, &mut *recorded) {
-            (false, _) => rank.watch.marks()?,
-            (true, Some(marks)) => Arc::clone(marks),
-            (true, none) => Arc::clone(none.insert(rank.watch.marks()?)),
+        let marks = if self.recording {
+            rank.watch.expect_replays();
+            // By turns: the queue still has to follow those of the hop before when the next hop is posted.
+            match &mut recorded[self.step as usize % 2] {
+                Some(marks) => Arc::clone(marks),
+                none => Arc::clone(none.insert(rank.watch.marks()?)),
+            }
+        } else {
+            rank.watch.marks()?
         };
         let place = [self.sequence, self.step];
         marks.posted.store(false, Ordering::Release);

@@ -72,7 +72,7 @@ use super::nccl::Comm;
 /// ```
 ///
 /// Clones are handles of the same rank: use them one at a time. When the last handle of a group is dropped, what is under
-/// way is waited for.
+/// way is waited for. Drop graphs before the communicator whose calls they recorded: NCCL lets go of none before them.
 ///
 /// # Failures
 /// Calls return before the GPU has done what they ask for, so a failure may come later: a peer that has not come when the
@@ -81,6 +81,10 @@ use super::nccl::Comm;
 /// call, returns the error, so what is not there is never taken for a result. [`check`](Self::check) asks. Memory of the
 /// queue is not freed any more: peers might still write to it. To go on, make a new queue and open a new communicator on a
 /// new group.
+///
+/// A graph that is replayed has no deadline of its own: its collectives count nowhere, and a peer that never replays is
+/// waited for until a rank reports a failure, which ends the replay too. Give such a program a clock of its own, and call
+/// [`fail`](Self::fail).
 pub struct GpuComm<D: Launches> {
     end: Arc<End<D>>,
 }
@@ -101,7 +105,7 @@ struct Work<D: Launches> {
     known: Known,
     steps: Steps,
     /// For calls that are recorded: nobody asks whether they are over.
-    recorded: Option<Arc<Marks<D>>>,
+    recorded: Recorded<D>,
 }
 
 /// What moves memory between the ranks of a group.
@@ -112,6 +116,9 @@ enum Carrier<D: Launches> {
     Direct(Arc<Direct<D>>),
     Nccl(Comm),
 }
+
+/// Two pairs of marks, by turns.
+type Recorded<D> = [Option<Arc<Marks<D>>>; 2];
 
 impl<D: Launches> Clone for GpuComm<D> {
     fn clone(&self) -> Self {
@@ -145,7 +152,7 @@ impl<D: Launches> GpuComm<D> {
             staging: Staging::default(),
             known: Known::default(),
             steps: Steps::default(),
-            recorded: None,
+            recorded: [None, None],
         };
         let (sent, collectives) = (AtomicU64::new(0), AtomicU64::new(0));
         Self { end: Arc::new(End { roll: Arc::new(roll), work: Mutex::new(work), sent, collectives, rank }) }
@@ -179,7 +186,12 @@ impl<D: Launches> GpuComm<D> {
 
     /// Makes an error of this rank everybody's: after it, ranks no longer know what the others have seen.
     fn tell<R>(&self, outcome: Result<R>) -> Result<R> {
-        outcome.inspect_err(|error| self.end.rank.watch.fail(error))
+        outcome.map_err(|error| {
+            let watch = &self.end.rank.watch;
+            watch.fail(&error);
+            // The first failure explains those that follow.
+            watch.fault().cloned().unwrap_or(error)
+        })
     }
 
     /// The same, but for a call that was refused because it cannot be recorded: nothing of it has begun.
@@ -247,6 +259,12 @@ impl<D: Launches> Communicator for GpuComm<D> {
     fn split(&self, color: usize, key: usize) -> Result<Self> {
         let mut work = self.enter()?;
         let (end, rank) = (&*self.end, &self.end.rank);
+        if D::is_recording(&rank.queue)? {
+            return Err(Error::Capturing {
+                what: "splitting a communicator",
+                cure: "split it before the capture, on every rank",
+            });
+        }
         self.tell((|| {
             let sequence = next(&end.roll);
             let (child, color) = {
@@ -264,6 +282,9 @@ impl<D: Launches> Communicator for GpuComm<D> {
                 Carrier::Direct(_) if child.members().len() == 1 => Carrier::Alone,
                 Carrier::Direct(_) => rank.directly(&*child)?.map_err(rank::not_direct)?,
                 Carrier::Nccl(nccl) => {
+                    // NCCL wants a communicator at rest before it is split.
+                    rank.watch.settle(&end.roll);
+                    D::synchronize(&rank.lane)?;
                     let (until, _turn) = (Instant::now() + rank.watch.deadline, rank.turn());
                     let (key, size) = (child.me(), child.members().len());
                     let failed = || rank.watch.failure();

@@ -86,6 +86,7 @@ impl<D: Launches> Rank<D> {
         let watch = Watch::new(world, [queue.clone(), lane.clone()], options.deadline);
         let witness: Arc<dyn Witness> = watch.clone();
         D::heed(&queue, Arc::downgrade(&witness));
+        D::move_in(&queue);
         Ok((Self { number, queue, lane, options, watch, watchdog: None, turn: Mutex::new(()) }, roll))
     }
 
@@ -149,6 +150,7 @@ impl<D: Launches> Drop for Rank<D> {
         if let Some(watchdog) = self.watchdog.take() {
             let _ = watchdog.join();
         }
+        D::move_out(&self.queue);
     }
 }
 

@@ -96,7 +96,8 @@ impl<D: Launches> Staging<D> {
             comm.deregister(registration)?;
         }
         match self.block.take() {
-            Some(block) if self.recorded => self.kept.push(block),
+            // To free it would wait for ranks that share the GPU.
+            Some(block) if self.recorded || D::is_crowded(queue) => self.kept.push(block),
             Some(block) => free::<D>(block, queue)?,
             None => {}
         }

@@ -4,7 +4,7 @@
 //! looks at a mark behind each one. When one waits longer than the deadline, when NCCL reports an error, or when
 //! another rank has failed, it ends this rank's part, in this order: the error is put down, the rank's queues are
 //! condemned (so that nothing they give is taken for a result, and memory that peers may still write to is not freed),
-//! the other ranks are told, NCCL's communicators are aborted (which ends its kernels, and so the host's waits).
+//! NCCL's communicators are aborted (which ends its kernels, and so the host's waits), the other ranks are told.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,10 +16,13 @@ use attn_runtime::{Error, Result};
 
 use crate::cuda::direct::Direct;
 use crate::cuda::launches::{Launches, Witness};
-use crate::cuda::nccl::Handle;
+use crate::cuda::nccl::{Ending, Handle};
 
 /// How often it looks, at first and at last, while something is under way.
 const LOOK: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
+
+/// How often it asks for failures while nothing but replays can be under way.
+const ASK: Duration = Duration::from_millis(100);
 
 /// How long a collective may go on after a rank that takes part in it has ended, where it cannot be told whether that
 /// rank had come to it.
@@ -60,8 +63,8 @@ pub(super) trait Carries: Send + Sync {
     /// What it knows of failures.
     fn ask(&self) -> Result<()>;
 
-    /// Ends this rank's part.
-    fn abort(&self);
+    /// Ends this rank's part: at once, or from now on.
+    fn begin_abort(&self) -> Option<Ending>;
 }
 
 impl Carries for Handle {
@@ -69,8 +72,8 @@ impl Carries for Handle {
         if self.is_live() { self.progress().map(drop) } else { Ok(()) }
     }
 
-    fn abort(&self) {
-        Self::abort(self);
+    fn begin_abort(&self) -> Option<Ending> {
+        Self::begin_abort(self)
     }
 }
 
@@ -79,8 +82,9 @@ impl<D: Launches> Carries for Direct<D> {
         self.check()
     }
 
-    fn abort(&self) {
-        Self::abort(self);
+    fn begin_abort(&self) -> Option<Ending> {
+        self.abort();
+        None
     }
 }
 
@@ -109,6 +113,8 @@ pub(super) struct Watch<D: Launches> {
     /// Of the whole world, for the watchdog alone: the rank may wait in its own.
     world: Mutex<Box<dyn Rendezvous>>,
     queues: [D::Queue; 2],
+    /// Whether collectives were recorded, whose replays nobody announces.
+    replays: AtomicBool,
     pub(super) deadline: Duration,
 }
 
@@ -129,6 +135,7 @@ impl<D: Launches> Watch<D> {
             carriers: Mutex::new(Vec::new()),
             world: Mutex::new(world),
             queues,
+            replays: AtomicBool::new(false),
             deadline,
         })
     }
@@ -149,7 +156,7 @@ impl<D: Launches> Watch<D> {
         carriers.push(Arc::downgrade(&carrier));
         drop(carriers);
         if self.fault.get().is_some() {
-            carrier.abort();
+            let _ = carrier.begin_abort().and_then(Ending::wait);
         }
     }
 
@@ -190,6 +197,15 @@ impl<D: Launches> Watch<D> {
         }
     }
 
+    /// From now on, work that was recorded may be under way at any time.
+    pub(super) fn expect_replays(&self) {
+        if !self.replays.swap(true, Ordering::Relaxed) {
+            // The watchdog looks at it under the lock before it waits.
+            drop(self.lock());
+            self.changed.notify_all();
+        }
+    }
+
     /// Waits until nothing of a group is under way.
     pub(super) fn settle(&self, roll: &Arc<Roll>) {
         let mut state = self.lock();
@@ -216,13 +232,20 @@ impl<D: Launches> Watch<D> {
 
     /// Ends this rank's part in everything, and tells the others. Only the first failure counts.
     pub(super) fn fail(&self, error: &Error) {
-        if self.fault.set(error.clone()).is_ok() {
+        let first = self.fault.set(error.clone()).is_ok();
+        if first {
             for queue in &self.queues {
                 D::condemn(queue, error);
             }
+        }
+        // All of them at once: one may wait for what another's kernels hold, and so may whoever holds the world.
+        let endings: Vec<_> = self.carriers().iter().filter_map(|carrier| carrier.begin_abort()).collect();
+        if first {
             self.world().fail(error);
         }
-        self.carriers().iter().for_each(|carrier| carrier.abort());
+        for ending in endings {
+            ending.wait();
+        }
         self.changed.notify_all();
     }
 
@@ -279,12 +302,17 @@ impl<D: Launches> Watch<D> {
 
     /// The watchdog's life.
     pub(super) fn run(&self) {
+        D::relax();
         let mut pause = LOOK[0];
         loop {
             let mut state = self.lock();
-            while state.flights.is_empty() && !state.over {
+            if state.flights.is_empty() && !state.over {
                 pause = LOOK[0];
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                if self.fault.get().is_some() || !self.replays.load(Ordering::Relaxed) {
+                    drop(self.changed.wait(state));
+                    continue;
+                }
+                state = self.changed.wait_timeout(state, ASK).unwrap_or_else(PoisonError::into_inner).0;
             }
             if state.over || self.fault.get().is_some() {
                 state.flights.clear();
@@ -294,9 +322,9 @@ impl<D: Launches> Watch<D> {
                 continue;
             }
             let next = state.flights.front().map(|flight| (flight.call, flight.sequence));
-            let outcome = self.look(&mut state);
             drop(state);
-            if let Err(error) = outcome.and_then(|()| self.ask()) {
+            // The host first: the driver may not answer while a GPU waits for a rank that has failed.
+            if let Err(error) = self.ask().and_then(|()| self.look()) {
                 // A rank that fails says so before it ends: its own words are better.
                 let told = self.world().failure();
                 self.fail(&told.unwrap_or_else(|| next.map_or(error.clone(), |next| named(error, next))));
@@ -306,31 +334,37 @@ impl<D: Launches> Watch<D> {
         }
     }
 
-    /// Takes out what is over, and looks how long the next has waited.
-    fn look(&self, state: &mut State<D>) -> Result<()> {
-        while let Some(flight) = state.flights.front_mut() {
-            if flight.marks.posted.load(Ordering::Acquire) && D::is_past(&flight.marks.done)? {
+    /// Takes out what is over, and looks how long the next has waited. Nobody else takes anything out.
+    fn look(&self) -> Result<()> {
+        loop {
+            // The driver is asked outside of the lock, which the rank needs.
+            let next = self.lock().flights.front().map(|flight| (Arc::clone(&flight.marks), flight.since));
+            let Some((marks, since)) = next else { return Ok(()) };
+            if marks.posted.load(Ordering::Acquire) && D::is_past(&marks.done)? {
+                let mut state = self.lock();
                 if let Some(flight) = state.flights.pop_front() {
                     state.spare.push(flight.marks);
                 }
+                drop(state);
                 self.changed.notify_all();
                 continue;
             }
-            if flight.since.is_none() && D::is_past(&flight.marks.ready)? {
-                flight.since = Some(Instant::now());
-            }
+            let ready = since.is_some() || D::is_past(&marks.ready)?;
             // Before its inputs are ready, it waits for this rank's own work: that is no matter of a deadline.
-            let Some(waited) = flight.since.map(|since| since.elapsed()) else { break };
-            let flight = &*flight;
+            if !ready {
+                return Ok(());
+            }
+            let mut state = self.lock();
+            let Some(flight) = state.flights.front_mut() else { return Ok(()) };
+            let waited = flight.since.get_or_insert_with(Instant::now).elapsed();
             if let Some(error) = self.astray(flight, waited) {
                 return Err(error);
             }
-            if flight.timed && waited >= self.deadline {
-                return Err(self.late(&flight.roll, &flight.call, [flight.sequence, flight.step]));
-            }
-            break;
+            return match flight.timed && waited >= self.deadline {
+                true => Err(self.late(&flight.roll, &flight.call, [flight.sequence, flight.step])),
+                false => Ok(()),
+            };
         }
-        Ok(())
     }
 
     /// Asks the other ranks and NCCL for failures.

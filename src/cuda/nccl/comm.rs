@@ -7,6 +7,7 @@
 use core::ffi::c_void;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,9 @@ use super::library::{Library, small};
 
 /// How long a communicator may take to say good-bye to ranks that are still at work.
 const FAREWELL: Duration = Duration::from_secs(1);
+
+/// How long NCCL may take to abort or destroy one.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// One rank's end of a group of GPUs. Owned by one thread at a time; [`Handle`]s let others look after it.
 ///
@@ -165,7 +169,8 @@ impl Comm {
     }
 
     /// Ends it when its work is over, waiting a second at most for the other ranks to do the same; whatever happens,
-    /// it is gone afterwards.
+    /// nobody can use it afterwards. Graphs that recorded its work must be dropped before: NCCL waits for them, and after
+    /// two seconds it is left to that.
     ///
     /// # Errors
     /// What NCCL reported.
@@ -184,13 +189,12 @@ impl Comm {
         match (finalized, self.handle.take()) {
             // Aborted already.
             (outcome, None) => outcome,
-            (Ok(()), Some(raw)) => {
-                // SAFETY: the communicator is live and nobody can name it any more.
-                library.check("ncclCommDestroy", unsafe { (library.destroy)(raw.0.as_ptr()) })
-            }
+            (Ok(()), Some(raw)) => match Ending::begin(library, raw, End::Destroy).wait() {
+                Some(code) => library.check("ncclCommDestroy", code),
+                None => Ok(()),
+            },
             (Err(error), Some(raw)) => {
-                // SAFETY: as above.
-                let _ = unsafe { (library.abort)(raw.0.as_ptr()) };
+                Ending::begin(library, raw, End::Abort).wait();
                 Err(error)
             }
         }
@@ -261,7 +265,8 @@ impl Handle {
             match self.progress() {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
-                Err(error) => break error,
+                // Whoever aborted it knows why.
+                Err(error) => break failed().unwrap_or(error),
             }
             if let Some(error) = failed() {
                 break error;
@@ -280,11 +285,67 @@ impl Handle {
     /// Ends the communicator and all that is under way on it, on this rank. Others learn nothing of it. What its
     /// kernels wrote to last is in no known state.
     pub fn abort(&self) {
-        if let Some(raw) = self.take() {
-            // SAFETY: the communicator was live and nobody can name it any more. An error has nobody to go to: it is
-            // aborted because of another one.
-            let _ = unsafe { (self.library.abort)(raw.0.as_ptr()) };
+        // An error has nobody to go to: it is aborted because of another one.
+        if let Some(ending) = self.begin_abort() {
+            ending.wait();
         }
+    }
+
+    /// [`abort`](Self::abort), without waiting for NCCL to be done with it. None if there is nothing to abort.
+    pub fn begin_abort(&self) -> Option<Ending> {
+        Some(Ending::begin(self.library, self.take()?, End::Abort))
+    }
+}
+
+/// How a communicator ends.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Abort,
+    Destroy,
+}
+
+/// A communicator on its way out, on a thread of its own: NCCL does not let go of one before the graphs that recorded
+/// its work, and whoever waits here may be who holds them.
+#[derive(Debug)]
+pub struct Ending {
+    how: End,
+    until: Instant,
+    done: Receiver<abi::Code>,
+}
+
+impl Ending {
+    fn begin(library: &'static Library, raw: Raw, how: End) -> Self {
+        let (tell, done) = channel();
+        let end = move || {
+            // All of it, which may go to another thread, not the pointer inside.
+            let raw: Raw = raw;
+            let function = match how {
+                End::Abort => library.abort,
+                End::Destroy => library.destroy,
+            };
+            // SAFETY: the communicator was live and nobody can name it any more.
+            let code = unsafe { function(raw.0.as_ptr()) };
+            // Nobody may be waiting by now.
+            let _ = tell.send(code);
+        };
+        // Without a thread nobody answers, and the communicator stays.
+        let _ = std::thread::Builder::new().name(String::from("attn-nccl-end")).spawn(end);
+        Self { how, until: Instant::now() + PATIENCE, done }
+    }
+
+    /// What NCCL said. None, and the communicator stays to the end of the process or of what holds it, if NCCL takes too
+    /// long.
+    pub fn wait(self) -> Option<abi::Code> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        let said = self.done.recv_timeout(left).ok();
+        if said.is_none() {
+            let (how, seconds) = (self.how, PATIENCE.as_secs());
+            log::warn!(
+                "{how:?} of a communicator of NCCL's was not over after {seconds} s, and is waited for no more: drop graphs \
+                 before the communicator whose work they recorded"
+            );
+        }
+        said
     }
 }
 

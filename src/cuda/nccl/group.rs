@@ -117,6 +117,8 @@ impl Comm {
         match queued {
             Ok(()) => self.handle().settle(call, until, failed),
             Err(error) => {
+                // Whoever aborted it knows why.
+                let error = failed().unwrap_or(error);
                 self.handle().abort();
                 Err(error)
             }

@@ -17,7 +17,7 @@ mod search;
 pub mod sim;
 
 pub use abi::UniqueId;
-pub use comm::{Comm, Handle, Memory, Registration};
+pub use comm::{Comm, Ending, Handle, Memory, Registration};
 pub use group::Message;
 pub use library::{Library, Version};
 

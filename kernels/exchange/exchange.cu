@@ -37,13 +37,13 @@ ATTN_KERNEL(32, 1) meet_kernel(ATTN_GRID_CONSTANT const Message<Capacity> messag
     if (verdict == 0 && !claim(m)) {
         // Whoever has revoked says why, behind that.
         const uint32_t own = make_verdict(ATTN_EXCHANGE_WITHDRAWN, m.group.me);
-        give_up(m, own, true);
+        give_up(m, own);
         verdict = wait_for_reason(m);
         report(m, verdict != 0 ? verdict : own, announcing);
         return;
     }
     if (verdict != 0) {
-        give_up(m, verdict, true);
+        give_up(m, verdict);
         report(m, verdict, announcing);
         return;
     }
@@ -74,7 +74,7 @@ ATTN_KERNEL(copy_threads, pushing_blocks) push_kernel(ATTN_GRID_CONSTANT const P
     if (m.lane == 0) own.blocks_done = 0;
     if (m.takes_part) store_release_system(&m.there.written, m.number);
     if (const uint32_t verdict = wait_for(m, &m.here.written)) {
-        give_up(m, verdict, true);
+        give_up(m, verdict);
         report(m, verdict, writing);
         return;
     }
@@ -82,9 +82,11 @@ ATTN_KERNEL(copy_threads, pushing_blocks) push_kernel(ATTN_GRID_CONSTANT const P
 }
 
 ATTN_KERNEL(32, 1) withdraw_kernel(ATTN_GRID_CONSTANT const AttnExchangeGroup group) {
-    const Member m = member(group, 0, 0);
-    if (verdict_told(m) != 0) return;
-    give_up(m, make_verdict(ATTN_EXCHANGE_WITHDRAWN, group.me), false);
+    // If the present message was announced to anybody, and is not over, peers may be writing.
+    const Member m = member(group, (1u << group.size) - 1, 0);
+    if (load_acquire_system(&m.own.inbox[group.me].verdict) != 0) return;
+    const uint32_t told = verdict_told(m);
+    give_up(m, told != 0 ? told : make_verdict(ATTN_EXCHANGE_WITHDRAWN, group.me));
 }
 
 // Queues message number `turn` of a call, if boxes are left or it is the first. `more` tells whether it was.

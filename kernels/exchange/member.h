@@ -94,16 +94,14 @@ ATTN_DEVICE void report(const Member& m, uint32_t verdict, uint32_t phase) {
 }
 
 // Takes part no more: this rank will write into nobody's tensors, which it tells everybody before it waits for anything.
-// `announced`: whether it has announced the message to those who take part in it. When it returns, nobody writes into its
-// own tensors any more.
-ATTN_DEVICE void give_up(const Member& m, uint32_t verdict, bool announced) {
+// When it returns, nobody writes into its own tensors any more.
+ATTN_DEVICE void give_up(const Member& m, uint32_t verdict) {
     // What all lanes have written stands before any lane's word.
     warp_sync();
-    const bool mine = announced && m.takes_part;
-    if (mine) store_relaxed_system(&m.there.revoked, m.number);
+    if (m.takes_part) store_relaxed_system(&m.there.revoked, m.number);
     store_release_system(&m.there.verdict, verdict);
     fence_system_total();
-    bool writes = mine && load_acquire_system(&m.here.claimed) == m.number;
+    bool writes = m.takes_part && load_acquire_system(&m.here.claimed) == m.number;
     while (ballot(writes) != 0) {
         if (writes) {
             writes = load_acquire_system(&m.here.written) != m.number && load_acquire_system(&m.here.verdict) == 0 &&

@@ -307,7 +307,7 @@ pub fn a_late_rank_is_waited_for<R: Rig>() {
 pub fn nobody_leaves_before_all_is_written<R: Rig>() {
     on_ranks::<R, _>(2, 0, |rank| {
         // Bytes two apart, so that they move one by one.
-        let (me, count) = (rank.direct.rank(), 60_000);
+        let (me, count) = (rank.direct.rank(), 600_000);
         let part = Move {
             from: 0,
             to: 0,

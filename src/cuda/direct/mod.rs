@@ -196,9 +196,10 @@ impl<D: Launches> Direct<D> {
         // `withdraw`.
         let queued = unsafe { launch::<D, _>(queue, "exchange", |launchers| launchers.exchange, &call) };
         queued.inspect_err(|_| {
-            // A peer may wait for what could not be queued, and will hear nothing from a GPU that has failed. What this
-            // rank has queued before is over then, or has failed with it.
+            // A part of it may be queued: peers may write here, or wait for what could not be queued, and will hear nothing
+            // from a GPU that has failed. What this rank has queued before is over then, or has failed with it.
             self.abort();
+            let _ = self.withdraw(queue);
             self.leave(D::synchronize(queue));
         })
     }

@@ -62,14 +62,13 @@ pub fn faults_are_told_to_everybody<R: Rig>()
 where
     DeviceOf<R>: Memory,
 {
+    let try_all = |transport: Transport| {
+        let all = suite::faults::<GpuComm<DeviceOf<R>>>().into_iter();
+        all.for_each(|fault| [2, 3].into_iter().for_each(|ranks| try_out::<R>(&fault, ranks, transport)));
+    };
     // Among real GPUs one after the other: worlds that share a GPU would wait for each other there.
     if DeviceOf::<R>::NAME == "cuda" {
-        for fault in suite::faults::<GpuComm<DeviceOf<R>>>() {
-            for ranks in [2, 3] {
-                try_out::<R>(&fault, ranks);
-            }
-        }
-        return;
+        return [Transport::Nccl, Transport::Direct].into_iter().for_each(try_all);
     }
     std::thread::scope(|scope| {
         for transport in [Transport::Nccl, Transport::Direct] {

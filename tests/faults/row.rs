@@ -55,7 +55,9 @@ impl Row {
         match self.fault {
             Fault::Panic => says(&["panicked"]),
             Fault::Error => says(&["failed"]),
-            Fault::Leave | Fault::Exit | Fault::Kill => says(&["has ended", "is lost", "failed"]),
+            Fault::Leave | Fault::Exit => says(&["has ended", "is lost", "failed"]),
+            // Under MPI nobody learns that a process is dead; at the deadline it is the one that is missing.
+            Fault::Kill => says(&["has ended", "is lost", "failed"]) || self.misses(error),
             // Who waits for one that waits for the sleeper has not heard of that one either.
             Fault::Sleep => error.contains("passed its deadline"),
             // Of two that differ, nobody knows who is right.
@@ -63,6 +65,12 @@ impl Row {
                 error.contains("differs from its group") && says(&["differs", "called"])
             }
         }
+    }
+
+    /// Whether an error counts the rank at fault among those that had not arrived.
+    fn misses(&self, error: &str) -> bool {
+        let list = error.rsplit_once("ranks [").and_then(|(_, list)| list.split_once("] had not arrived"));
+        list.is_some_and(|(list, _)| list.split(", ").any(|rank| rank == self.rank.to_string()))
     }
 
     /// A line of the table.

@@ -23,10 +23,17 @@ pub(crate) fn write(page: &Path, rows: &[Row]) -> std::io::Result<()> {
         ["threads", "tcp", "MPI"].map(|world| (world, rows.iter().filter(|row| row.world == world).count()));
     let counted: Vec<String> =
         worlds.iter().filter(|(_, n)| *n > 0).map(|(world, n)| format!("{n} among {world}")).collect();
-    let _ = writeln!(table, "\n{} faults: {}.\n", rows.len(), counted.join(", "));
+    let amiss = rows.iter().filter(|row| !row.complaints().is_empty()).count();
+    let _ = writeln!(
+        table,
+        "\n{} faults: {}. In {amiss} of them a survivor did not hear what it must (marked by `!`).\n",
+        rows.len(),
+        counted.join(", ")
+    );
     table.push_str("| world | strategy | point | fault | what every survivor heard | after |\n|---|---|---|---|---|---|\n");
     for row in rows {
-        let _ = writeln!(table, "{}", row.line());
+        let mark = if row.complaints().is_empty() { "" } else { " !" };
+        let _ = writeln!(table, "{}{mark}", row.line());
     }
     let head = &text[..start + MARKS[0].len()];
     std::fs::write(page, format!("{head}\n{table}\n{}", &text[end..]))

@@ -7,13 +7,13 @@ mod support;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use attn::Error;
 use attn::comm::message::{Bytes, ChannelLink, Event, Head, Link, MessageComm};
 use attn::device::cpu::CpuQueue;
 use attn::prelude::*;
-use attn::{Error, Traffic};
 use half::bf16;
 use suite::{DEADLINE, Fault};
-use support::{Inputs, Problem, Setup, Whole, WithFlash, WithSdpa, assemble, call, open};
+use support::{Inputs, Problem, Setup, WithFlash, WithSdpa, call, on_each, open};
 
 type Comm = MessageComm<ChannelLink>;
 
@@ -39,56 +39,20 @@ fn communicators(ranks: usize, deadline: Duration, by: By) -> Vec<Comm> {
     })
 }
 
-/// The whole result, and what each rank moved, on ranks that have a communicator each.
-fn on<A, C>(comms: Vec<C>, setup: Setup, inputs: &Inputs<bf16>) -> (Whole<bf16>, Vec<Traffic>)
-where
-    A: ParallelAttention<C, bf16>,
-    C: Communicator<Device = Cpu> + Send,
-{
-    let parts: Vec<_> = std::thread::scope(|scope| {
-        let ranks: Vec<_> = comms
-            .into_iter()
-            .map(|comm| {
-                scope.spawn(move || {
-                    let mut session = open::<A, C, bf16>(comm, setup)?;
-                    let opened = session.traffic();
-                    Ok::<_, Error>((call(&mut session, inputs)?, session.traffic() - opened))
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
-    });
-    let (shards, traffic): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-    (assemble(&inputs.problem, setup.sharding, &shards), traffic)
-}
-
 #[track_caller]
 fn check<A>(setup: Setup, inputs: &Inputs<bf16>)
 where
     A: ParallelAttention<Comm, bf16> + ParallelAttention<attn::ThreadComm, bf16>,
 {
     let threads = World::threads(setup.ranks()).threads_per_rank(1).communicators().unwrap();
-    let (by_threads, their_traffic) = on::<A, _>(threads, setup, inputs);
+    let (by_threads, their_traffic) = on_each::<A, _>(threads, setup, inputs);
     for by in [By::Link, By::Memory] {
         let comms = communicators(setup.ranks(), Duration::from_secs(20), by);
-        let (by_message, traffic) = on::<A, _>(comms, setup, inputs);
+        let (by_message, traffic) = on_each::<A, _>(comms, setup, inputs);
         assert_eq!(by_message.bits(), by_threads.bits(), "{setup}, {by:?}, {:?}", inputs.problem);
         assert_eq!(traffic, their_traffic, "{setup}, {by:?}, {:?}", inputs.problem);
     }
 }
-
-const SETUPS: [Setup; 10] = [
-    Setup::NONE,
-    Setup::ulysses(4),
-    Setup::ring(1),
-    Setup::ring(3),
-    Setup::ring(4).layout(RingLayout::Zigzag),
-    Setup::hybrid(2, 2),
-    Setup::hybrid(2, 3).layout(RingLayout::Striped),
-    Setup::allgather_kv(3),
-    Setup::ulysses_allgather(2, 2),
-    Setup::ulysses_allgather(1, 2),
-];
 
 #[test]
 fn strategies_give_the_same_bits_and_move_the_same_bytes_as_on_threads() {
@@ -99,7 +63,7 @@ fn strategies_give_the_same_bits_and_move_the_same_bytes_as_on_threads() {
         Problem::new(2, 24, 4, 8).seq_k(7).replicated_keys().window(4, 1).segments(),
     ] {
         let inputs = problem.inputs::<bf16>(21);
-        for setup in SETUPS {
+        for setup in Setup::SAMPLE {
             check::<WithFlash>(setup, &inputs);
         }
         check::<WithSdpa>(Setup::ring(2), &inputs);
@@ -110,7 +74,7 @@ fn strategies_give_the_same_bits_and_move_the_same_bytes_as_on_threads() {
 fn so_do_uneven_shares() {
     for problem in [Problem::new(2, 5, 3, 8), Problem::new(1, 23, 6, 8).kv_heads(3).causal().seq_k(3)] {
         let inputs = problem.inputs::<bf16>(22);
-        for setup in SETUPS.into_iter().filter(|setup| *setup != Setup::NONE) {
+        for setup in Setup::SAMPLE.into_iter().filter(|setup| *setup != Setup::NONE) {
             check::<WithFlash>(setup.uneven(), &inputs);
         }
     }

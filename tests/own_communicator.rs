@@ -12,7 +12,7 @@ use attn::device::cpu::CpuQueue;
 use attn::prelude::*;
 use attn::{Device, Error, KeyValue, Scope, Signature, Traffic, Transfer};
 use half::bf16;
-use support::{Inputs, Problem, Setup, Whole, WithFlash, WithSdpa, assemble, call, open};
+use support::{Inputs, Problem, Setup, WithFlash, WithSdpa, on_each};
 
 /// What goes through a channel.
 enum Parcel {
@@ -220,53 +220,17 @@ impl Communicator for Mailbox {
     }
 }
 
-/// The whole result, and what each rank moved, on ranks that have a communicator each.
-fn on<A, C>(comms: Vec<C>, setup: Setup, inputs: &Inputs<bf16>) -> (Whole<bf16>, Vec<Traffic>)
-where
-    A: ParallelAttention<C, bf16>,
-    C: Communicator<Device = Cpu> + Send,
-{
-    let parts: Vec<_> = std::thread::scope(|scope| {
-        let ranks: Vec<_> = comms
-            .into_iter()
-            .map(|comm| {
-                scope.spawn(move || {
-                    let mut session = open::<A, C, bf16>(comm, setup)?;
-                    let opened = session.traffic();
-                    Ok::<_, Error>((call(&mut session, inputs)?, session.traffic() - opened))
-                })
-            })
-            .collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
-    });
-    let (shards, traffic): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
-    (assemble(&inputs.problem, setup.sharding, &shards), traffic)
-}
-
 #[track_caller]
 fn check<A>(setup: Setup, inputs: &Inputs<bf16>)
 where
     A: ParallelAttention<Mailbox, bf16> + ParallelAttention<attn::ThreadComm, bf16>,
 {
     let threads = World::threads(setup.ranks()).threads_per_rank(1).communicators().unwrap();
-    let (by_threads, their_traffic) = on::<A, _>(threads, setup, inputs);
-    let (by_mail, traffic) = on::<A, _>(mailboxes(setup.ranks()), setup, inputs);
+    let (by_threads, their_traffic) = on_each::<A, _>(threads, setup, inputs);
+    let (by_mail, traffic) = on_each::<A, _>(mailboxes(setup.ranks()), setup, inputs);
     assert_eq!(by_mail.bits(), by_threads.bits(), "{setup}, {:?}", inputs.problem);
     assert_eq!(traffic, their_traffic, "{setup}, {:?}", inputs.problem);
 }
-
-const SETUPS: [Setup; 10] = [
-    Setup::NONE,
-    Setup::ulysses(4),
-    Setup::ring(1),
-    Setup::ring(3),
-    Setup::ring(4).layout(RingLayout::Zigzag),
-    Setup::hybrid(2, 2),
-    Setup::hybrid(2, 3).layout(RingLayout::Striped),
-    Setup::allgather_kv(3),
-    Setup::ulysses_allgather(2, 2),
-    Setup::ulysses_allgather(1, 2),
-];
 
 #[test]
 fn strategies_run_unchanged_on_a_communicator_of_your_own() {
@@ -277,7 +241,7 @@ fn strategies_run_unchanged_on_a_communicator_of_your_own() {
         Problem::new(2, 24, 4, 8).seq_k(7).replicated_keys().window(4, 1).segments(),
     ] {
         let inputs = problem.inputs::<bf16>(21);
-        for setup in SETUPS {
+        for setup in Setup::SAMPLE {
             check::<WithFlash>(setup, &inputs);
         }
         check::<WithSdpa>(Setup::ring(2), &inputs);
@@ -288,7 +252,7 @@ fn strategies_run_unchanged_on_a_communicator_of_your_own() {
 fn uneven_shares_go_by_mail_too() {
     for problem in [Problem::new(2, 5, 3, 8), Problem::new(1, 23, 6, 8).kv_heads(3).causal().seq_k(3)] {
         let inputs = problem.inputs::<bf16>(22);
-        for setup in SETUPS.into_iter().filter(|setup| *setup != Setup::NONE) {
+        for setup in Setup::SAMPLE.into_iter().filter(|setup| *setup != Setup::NONE) {
             check::<WithFlash>(setup.uneven(), &inputs);
         }
     }

@@ -14,7 +14,7 @@ pub use compare::{lse_error, relative_error};
 pub use oracle::{Whole, oracle};
 pub use problem::{Inputs, Problem, Token};
 pub use random::Random;
-pub use run::{assemble, attend, attend_on, call, open, relaid, share};
+pub use run::{assemble, attend, attend_on, call, on_each, open, relaid, share};
 pub use setup::Setup;
 
 use attn::prelude::*;

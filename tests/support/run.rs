@@ -1,7 +1,7 @@
 //! Runs a problem on ranks: shards, attends, assembles.
 
 use attn::prelude::*;
-use attn::{AttentionPipeline, Error, KeyPlacement, Positions, Sharding, TensorLayout, ThreadComm};
+use attn::{AttentionPipeline, Error, KeyPlacement, Positions, Sharding, TensorLayout, ThreadComm, Traffic};
 
 use super::{Inputs, Problem, Setup, Whole};
 
@@ -157,4 +157,31 @@ pub fn assemble<T: Element>(
         }
     }
     whole
+}
+
+/// The whole result, and what each rank moved, on ranks that have a communicator each.
+pub fn on_each<A, C>(
+    comms: Vec<C>,
+    setup: Setup,
+    inputs: &Inputs<half::bf16>,
+) -> (Whole<half::bf16>, Vec<Traffic>)
+where
+    A: ParallelAttention<C, half::bf16>,
+    C: Communicator<Device = Cpu> + Send,
+{
+    let parts: Vec<_> = std::thread::scope(|scope| {
+        let ranks: Vec<_> = comms
+            .into_iter()
+            .map(|comm| {
+                scope.spawn(move || {
+                    let mut session = open::<A, C, half::bf16>(comm, setup)?;
+                    let opened = session.traffic();
+                    Ok::<_, Error>((call(&mut session, inputs)?, session.traffic() - opened))
+                })
+            })
+            .collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap().unwrap()).collect()
+    });
+    let (shards, traffic): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
+    (assemble(&inputs.problem, setup.sharding, &shards), traffic)
 }

@@ -19,6 +19,20 @@ impl Setup {
     /// One rank.
     pub const NONE: Self = Self { strategy: "none", sharding: Sharding::ONE };
 
+    /// Each strategy, on few ranks.
+    pub const SAMPLE: [Self; 10] = [
+        Self::NONE,
+        Self::ulysses(4),
+        Self::ring(1),
+        Self::ring(3),
+        Self::ring(4).layout(RingLayout::Zigzag),
+        Self::hybrid(2, 2),
+        Self::hybrid(2, 3).layout(RingLayout::Striped),
+        Self::allgather_kv(3),
+        Self::ulysses_allgather(2, 2),
+        Self::ulysses_allgather(1, 2),
+    ];
+
     const fn of(strategy: &'static str, ulysses: usize, outer: usize) -> Self {
         Self { strategy, sharding: Sharding { ulysses, outer, ..Sharding::ONE } }
     }

@@ -157,7 +157,7 @@ impl<L: Link> MessageComm<L> {
         outcome
     }
 
-    fn world(&self) -> &World<L> {
+    pub(super) fn world(&self) -> &World<L> {
         &self.end.life.world
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::credit::{Answers, Credit};
 use super::note::Kind;
 use super::pieces::{Pieces, pack, unpack};
 use super::round::Round;
@@ -15,7 +16,10 @@ use crate::error::{Error, Result};
 
 /// The tensors' part of a message over a link, at most: small enough to stay in the cache between packing, the way, and
 /// unpacking.
-const MESSAGE: usize = 512 << 10;
+pub(super) const MESSAGE: usize = if cfg!(test) { 4 << 10 } else { 512 << 10 };
+
+/// How many of them may be on their way over a link to a rank that has not said that it has taken them.
+pub(super) const WINDOW: u64 = 16;
 
 /// Numbers by which a call announces one box: its transfer, the bytes of an element, its extent.
 const ANNOUNCED: usize = 6;
@@ -32,6 +36,9 @@ pub(super) struct Exchange<'s, 't, 'a> {
     transfers: &'t [Transfer<'a, Cpu>],
     outgoing: Vec<Way>,
     incoming: Vec<Way>,
+    /// How far this rank may run ahead of each other one, and what it answers each. Shared memory has slots for that.
+    credits: Vec<Credit>,
+    answers: Vec<Answers>,
     /// The message in hand.
     message: Vec<StridedBox>,
     /// Whether so much comes that it goes past the caches.
@@ -70,7 +77,9 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         };
         let much =
             transfers.iter().fold(0, |bytes: usize, transfer| bytes.saturating_add(comes(transfer))) >= MUCH;
-        Self { scope, transfers, outgoing, incoming, message: Vec::new(), much }
+        let credits = (0..size).map(|_| Credit::unbounded()).collect();
+        let answers = (0..size).map(|_| Answers::none()).collect();
+        Self { scope, transfers, outgoing, incoming, credits, answers, message: Vec::new(), much }
     }
 
     /// As [`new`](Self::new), for a collective.
@@ -80,7 +89,12 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         round: &Round<'_, L>,
     ) -> Self {
         let limit = |peer| if round.reaches(peer) { shared::MESSAGE } else { MESSAGE };
-        Self::new(scope, transfers, round.me(), round.size(), limit)
+        let mut exchange = Self::new(scope, transfers, round.me(), round.size(), limit);
+        for peer in round.others().filter(|peer| !round.reaches(*peer)) {
+            exchange.credits[peer] = Credit::new(WINDOW);
+            exchange.answers[peer] = Answers::new(WINDOW, exchange.incoming[peer].pieces.messages());
+        }
+        exchange
     }
 
     /// Carries it out.
@@ -91,24 +105,20 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         self.keep(round.me())?;
         loop {
             // One message to each rank in turn, and between them what has come.
-            let (mut sent, mut unsent) = (false, Vec::new());
             for peer in round.others() {
-                if self.outgoing[peer].pieces.is_done() {
-                    continue;
-                }
-                if round.has_room(peer) {
+                if self.can_send(round, peer) {
                     let parcel = self.packed(round, peer, &[])?;
                     self.outgoing[peer].messages += 1;
                     round.data_with(peer, [self.outgoing[peer].messages, 0, 0, 0, 0], parcel)?;
-                    sent = true;
-                } else {
-                    unsent.push(peer);
                 }
                 while let Some((peer, letter)) = round.poll()? {
                     self.take(round, peer, letter)?;
                 }
             }
-            if sent {
+            let unsent = round.others().filter(|peer| !self.outgoing[*peer].pieces.is_done());
+            let unsent: Vec<usize> = unsent.collect();
+            // What has come may be the answer for which a rank was passed over.
+            if unsent.iter().any(|peer| self.can_send(round, *peer)) {
                 continue;
             }
             let awaited: Vec<bool> = self.incoming.iter_mut().map(|way| !way.pieces.is_done()).collect();
@@ -121,6 +131,11 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         }
     }
 
+    /// Whether there is a further message to a rank which could go out now.
+    fn can_send<L: Link>(&mut self, round: &Round<'_, L>, peer: usize) -> bool {
+        !self.outgoing[peer].pieces.is_done() && self.credits[peer].is_left() && round.has_room(peer)
+    }
+
     /// Calls a rank, with the first message to it if there is room for one.
     fn call<L: Link>(&mut self, round: &Round<'_, L>, peer: usize) -> Result<()> {
         // What comes from there is said as well, so that both find out if they do not fit.
@@ -128,7 +143,7 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         let mut incoming = self.incoming_boxes(peer);
         let [out, into] = [&boxes, &incoming].map(|numbers| (numbers.len() / ANNOUNCED) as u64);
         boxes.append(&mut incoming);
-        let first = !self.outgoing[peer].pieces.is_done() && round.has_room(peer);
+        let first = self.can_send(round, peer);
         let numbers = [out, into, u64::from(first), 0];
         if first {
             let parcel = self.packed(round, peer, &boxes)?;
@@ -164,6 +179,7 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
     /// The next message to a rank, behind an announcement.
     fn packed<L: Link>(&mut self, round: &Round<'_, L>, peer: usize, announced: &[u64]) -> Result<Parcel> {
         let bytes = self.outgoing[peer].pieces.next(&mut self.message).unwrap_or(0);
+        self.credits[peer].spend();
         let start = behind(announced.len());
         let mut parcel = round.parcel(peer, start + bytes)?;
         let (said, tensors) = parcel.as_mut_slice().split_at_mut(start);
@@ -181,8 +197,11 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         Ok(parcel)
     }
 
-    /// Takes a letter: the call of a rank, perhaps with its first message, or a further one.
+    /// Takes a letter: the call of a rank, perhaps with its first message, a further one, or the answer to one of this rank.
     fn take<L: Link>(&mut self, round: &Round<'_, L>, peer: usize, letter: Letter) -> Result<()> {
+        if letter.kind == Kind::Taken && self.credits[peer].answered() {
+            return round.done(letter);
+        }
         let body = letter.body.bytes();
         let (tensors, message) = if letter.kind == Kind::Call {
             let Some((sent, expected)) = read(&letter) else {
@@ -216,7 +235,8 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
             // destinations of transfers, which are lent exclusively for this call.
             unsafe { self.deliver(&copies) }?;
         }
-        round.done(letter)
+        round.done(letter)?;
+        if message && self.answers[peer].took() { round.taken(peer) } else { Ok(()) }
     }
 
     /// Copies to destinations.

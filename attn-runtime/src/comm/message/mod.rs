@@ -13,6 +13,7 @@
 mod bytes;
 mod channel;
 mod comm;
+mod credit;
 mod exchange;
 mod failure;
 mod link;

@@ -3,7 +3,7 @@
 use super::Head;
 
 /// The first half of each head: what has come from elsewhere is told from what has not. Its last byte counts versions.
-const PROTOCOL: u64 = 0x6174_6e01 << 32;
+const PROTOCOL: u64 = 0x6174_6e02 << 32;
 
 /// What a message is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(super) enum Kind {
     Farewell,
     /// A rank has mapped the memory in which a block is shown.
     Mapped,
+    /// A rank has taken data: the answer for which who sends more may have to wait.
+    Taken,
     /// There is something to read in shared memory.
     Bell,
     /// The body of a message in shared memory.
@@ -27,13 +29,14 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Call,
         Self::Data,
         Self::Words,
         Self::Failure,
         Self::Farewell,
         Self::Mapped,
+        Self::Taken,
         Self::Bell,
         Self::Body,
     ];

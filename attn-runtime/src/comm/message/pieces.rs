@@ -7,7 +7,7 @@ use crate::tensor::contiguous_strides;
 
 /// The boxes that go from one rank to another, as a row of messages of at most so many bytes (or of one element, if that
 /// is more).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Pieces {
     boxes: Vec<StridedBox>,
     limit: usize,
@@ -70,6 +70,12 @@ impl Pieces {
             self.next = (self.next.0 + 1, 0);
         }
         true
+    }
+
+    /// How many messages are left.
+    pub(super) fn messages(&self) -> u64 {
+        let (mut rest, mut message) = (self.clone(), Vec::new());
+        core::iter::from_fn(|| rest.next(&mut message)).count() as u64
     }
 
     /// Puts the pieces of the next message into `message`, and says how many bytes they are together. None if there is no
@@ -161,7 +167,10 @@ mod tests {
             let mut outgoing = Pieces::new(boxes(&sent), limit);
             let mut incoming = Pieces::new(boxes(&received), limit);
             let (mut out, mut into) = (Vec::new(), Vec::new());
+            let mut left = outgoing.messages();
             while let Some(bytes) = outgoing.next(&mut out) {
+                left -= 1;
+                prop_assert_eq!(incoming.messages(), left + 1);
                 prop_assert!(bytes <= limit.max(2));
                 prop_assert!(!incoming.is_done());
                 prop_assert_eq!(incoming.next(&mut into), Some(bytes));
@@ -173,7 +182,7 @@ mod tests {
                 // SAFETY: as above.
                 unsafe { Cpu::copy(&queue, &copies) }.unwrap();
             }
-            prop_assert!(incoming.is_done() && outgoing.is_done());
+            prop_assert!(incoming.is_done() && outgoing.is_done() && left == 0);
             prop_assert_eq!(incoming.next(&mut into), None);
             for (from, to) in sent.iter().zip(&received) {
                 let [a, b, c, d] = from.1.extent;

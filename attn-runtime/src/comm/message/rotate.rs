@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::credit::{Answers, Credit};
 use super::note::Kind;
 use super::round::Round;
 use super::shared::{Blocks, Look, Shown};
@@ -16,6 +17,10 @@ use crate::tensor::{DType, Element, KeyValue, View, contiguous_strides};
 /// A block's bytes in one message, at most. Longer blocks are put together again where they arrive: the deadline counts
 /// from message to message. Tests have none so long that they could cut them otherwise.
 pub(super) const PART: usize = if cfg!(test) { 1 << 10 } else { 8 << 20 };
+
+/// How many blocks may be on their way to a rank that has not said that it has taken them. No ring waits for itself: who waits
+/// to pass on what it looks at in one hop waits for a rank that has not come to that hop.
+pub(super) const AHEAD: u64 = 2;
 
 /// What the values start at behind the keys.
 const ALIGN: usize = 64;
@@ -78,6 +83,9 @@ pub(super) struct Ring<'r, 'g, L: Link> {
     /// How many messages have gone to the next rank, and come from the previous one.
     sent: u64,
     received: u64,
+    /// How far this rank may run ahead of the next one, and what it answers the previous one, in blocks.
+    credit: Credit,
+    answers: Answers,
     /// Which members show their blocks in shared memory.
     shown: Vec<bool>,
     /// Messages of the previous rank that have not been looked at.
@@ -109,7 +117,21 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         let (next, previous) = ((me + 1) % size, (me + size - 1) % size);
         let shown = vec![false; size];
         let (early, unmapped) = (VecDeque::new(), Vec::new());
-        Self { round, blocks, limit, next, previous, sent: 0, received: 0, shown, early, unmapped }
+        let (credit, answers) = (Credit::new(AHEAD), Answers::none());
+        Self {
+            round,
+            blocks,
+            limit,
+            next,
+            previous,
+            sent: 0,
+            received: 0,
+            credit,
+            answers,
+            shown,
+            early,
+            unmapped,
+        }
     }
 
     /// Carries a rotation out. `moved` is told the bytes that this rank passes on.
@@ -135,6 +157,8 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
             self.pass_on(me, own.shape[1], &Arc::new(body))?;
         }
         self.meet(lengths)?;
+        let coming = self.round.others().filter(|&owner| !self.sees(owner, me)).count();
+        self.answers = Answers::new(AHEAD, coming as u64);
         visit(me, block)?;
         for hop in 1..size {
             let owner = (me + size - hop) % size;
@@ -230,13 +254,14 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         look.ok_or_else(|| self.round.unreadable(owner, "a block"))
     }
 
-    /// Keeps a letter of the previous rank, or what a member says of its mapping.
+    /// Keeps a letter of the previous rank, an answer of the next one, or what a member says of its mapping.
     fn keep(&mut self, member: usize, letter: Letter) -> Result<()> {
         match letter.kind {
             Kind::Mapped => {
                 self.unmapped.retain(|unmapped| *unmapped != member);
                 self.round.done(letter)
             }
+            Kind::Taken if member == self.next && self.credit.answered() => self.round.done(letter),
             Kind::Data if member == self.previous => {
                 let Letter { from, kind, numbers, body } = letter;
                 self.early.push_back(Letter { from, kind, numbers, body: body.owned()? });
@@ -268,8 +293,17 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         }
     }
 
-    /// The next block from the previous rank.
+    /// The next block from the previous rank, which is told that it is here.
     fn receive(&mut self, owner: usize, coming: &Packed, lengths: &[usize]) -> Result<Arc<Bytes>> {
+        let block = self.assemble(owner, coming, lengths)?;
+        if self.answers.took() {
+            self.round.taken(self.previous)?;
+        }
+        Ok(block)
+    }
+
+    /// Puts a block together from its messages.
+    fn assemble(&mut self, owner: usize, coming: &Packed, lengths: &[usize]) -> Result<Arc<Bytes>> {
         let parts = coming.bytes.div_ceil(self.limit).max(1);
         let mut whole = Bytes::zeroed(if parts > 1 { coming.bytes } else { 0 })?;
         for part in 0..parts {
@@ -299,8 +333,14 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         Ok(Arc::new(whole))
     }
 
-    /// Sends a block to the next rank, in parts if it is long.
+    /// Sends a block to the next rank, in parts if it is long, as soon as that rank has taken those before.
     fn pass_on(&mut self, owner: usize, length: usize, body: &Arc<Bytes>) -> Result<()> {
+        while !self.credit.is_left() {
+            let next = self.next;
+            let (member, letter) = self.round.next(|member| member == next)?;
+            self.keep(member, letter)?;
+        }
+        self.credit.spend();
         if body.len() <= self.limit {
             let body = (!body.is_empty()).then(|| Arc::clone(body));
             return self.send(owner, length, body);

@@ -91,6 +91,11 @@ impl<'g, L: Link> Round<'g, L> {
         self.send(member, Kind::Mapped, [0; 5], None)
     }
 
+    /// Answers a member's data, so that it may send more.
+    pub(super) fn taken(&self, member: usize) -> Result<()> {
+        self.send(member, Kind::Taken, [0; 5], None)
+    }
+
     /// Whether two members share memory.
     pub(super) fn share(&self, one: usize, other: usize) -> bool {
         let [one, other] = [one, other].map(|member| self.group.members[member]);

@@ -270,6 +270,12 @@ impl<L: Link> World<L> {
         Ok(None)
     }
 
+    /// How many letters have come and not been asked for.
+    #[cfg(test)]
+    pub(super) fn unread(&self) -> usize {
+        self.state().mail.values().map(VecDeque::len).sum()
+    }
+
     /// Makes an error the world's, unless it has one: then it is that one, or follows from it.
     pub(super) fn fail(&self, error: &Error) {
         self.state().fail(Failure { error: failure::shown(error, self.rank), told: false }, None);
@@ -402,7 +408,7 @@ impl<L: Link> State<L> {
     fn file(&mut self, from: usize, note: Note, body: Body) {
         let Note { kind, group, sequence, numbers } = note;
         match kind {
-            Kind::Call | Kind::Data | Kind::Words | Kind::Mapped => {
+            Kind::Call | Kind::Data | Kind::Words | Kind::Mapped | Kind::Taken => {
                 let letter = Letter { from, kind, numbers, body };
                 self.mail.entry((group, sequence)).or_default().push_back(letter);
             }

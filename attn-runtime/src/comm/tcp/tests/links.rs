@@ -170,7 +170,7 @@ fn why_a_rank_fails_goes_before_what_it_has_still_to_send() {
         link.send(1, head(number), Some(body(32 << 20, 0))).unwrap();
     }
     // As a communicator says that it fails.
-    let failure = Head([0x6174_6e01 << 32 | 3, 0, 0, 0, 0, 0, 0, 0]);
+    let failure = Head([0x6174_6e02 << 32 | 3, 0, 0, 0, 0, 0, 0, 0]);
     assert!(failure.tells_of_an_end());
     link.send(1, failure, Some(body(100, 0))).unwrap();
     let end = std::thread::spawn(move || link.close(false, seconds(5)));

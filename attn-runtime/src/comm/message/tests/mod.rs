@@ -1,5 +1,7 @@
 //! What no peer may do to a rank, and what only shows from the inside.
 
+mod ahead;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::metadata::{JointStrategy, KeyPlacement};
 use crate::tensor::{DType, KeyValue, Tensor};
 
-type Comm = MessageComm<ChannelLink>;
+type Comm<L = ChannelLink> = MessageComm<L>;
 
 const SIGNATURE: Signature = Signature {
     strategy: "test",
@@ -54,7 +56,12 @@ fn world<R: Send>(
 }
 
 /// Shows a block of as many positions as `lengths` says, and checks those that are seen.
-fn turn(comm: &Comm, lengths: &[usize]) -> Result<()> {
+fn turn<L: Link>(comm: &Comm<L>, lengths: &[usize]) -> Result<()> {
+    turn_with(comm, lengths, || ())
+}
+
+/// As [`turn`], with something to do at each block.
+fn turn_with<L: Link>(comm: &Comm<L>, lengths: &[usize], mut work: impl FnMut()) -> Result<()> {
     let number = |owner: usize, seq: usize, d: usize| (owner * 10_000 + seq * 10 + d) as f32;
     let me = comm.rank();
     let key = Tensor::from_fn([1, lengths[me], 2, 5], |[_, seq, head, d]| number(me, seq, d + head * 5))?;
@@ -72,6 +79,7 @@ fn turn(comm: &Comm, lengths: &[usize]) -> Result<()> {
             }
         }
         seen.push(owner);
+        work();
         Ok(())
     })?;
     let size = comm.size();
@@ -80,7 +88,7 @@ fn turn(comm: &Comm, lengths: &[usize]) -> Result<()> {
 }
 
 /// An exchange of `seq` positions from each rank to each.
-fn all_to_all(comm: &Comm, seq: usize) -> Result<()> {
+fn all_to_all<L: Link>(comm: &Comm<L>, seq: usize) -> Result<()> {
     let size = comm.size();
     let mut plan = ExchangePlan::default();
     for peer in 0..size {

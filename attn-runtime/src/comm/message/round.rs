@@ -10,8 +10,8 @@ use super::{Bytes, Link};
 use crate::comm::Call;
 use crate::error::{Error, Result};
 
-/// How long ranks that differ wait for each other's words.
-const QUARREL: Duration = Duration::from_secs(2);
+/// How long ranks that differ wait for each other's words, if the deadline is not shorter.
+pub(super) const QUARREL: Duration = Duration::from_secs(2);
 
 /// Longer than any wait: what can be added to any time.
 const FOREVER: Duration = Duration::from_secs(1 << 30);
@@ -191,7 +191,7 @@ impl<'g, L: Link> Round<'g, L> {
 
     /// The failure from which an error follows, if one is told soon, or else the error.
     pub(super) fn explained(&self, error: Error) -> Error {
-        let until = Instant::now() + QUARREL;
+        let until = Instant::now() + self.patience();
         while Instant::now() < until {
             if let Err(failure) = self.check() {
                 return failure;
@@ -199,6 +199,11 @@ impl<'g, L: Link> Round<'g, L> {
             std::thread::sleep(Duration::from_millis(1));
         }
         error
+    }
+
+    /// How long this rank waits to learn more of what has gone wrong.
+    fn patience(&self) -> Duration {
+        QUARREL.min(self.world.deadline)
     }
 
     /// Whether a member has come.
@@ -295,7 +300,7 @@ impl<'g, L: Link> Round<'g, L> {
             words.iter().all(Option::is_some)
         };
         let mut complete = heard.is_some_and(|(member, letter)| hear(&mut self.calls, member, &letter));
-        let until = Instant::now() + QUARREL;
+        let until = Instant::now() + self.patience();
         while !complete {
             let left = until.saturating_duration_since(Instant::now());
             let letter = match self.world.next(&self.wait(left, &Vec::new, &[])) {

@@ -9,6 +9,7 @@ use attn_plan::{Mask, Sharding};
 use proptest::prelude::*;
 
 use super::note::{Kind, Note};
+use super::round::QUARREL;
 use super::{Bytes, ChannelLink, Event, Head, Link, MessageComm};
 use crate::comm::{Call, Communicator, ExchangePlan, Rendezvous, Signature, Transfer};
 use crate::device::cpu::CpuQueue;
@@ -180,6 +181,26 @@ fn ranks_that_differ_in_what_words_do_not_say_are_told_by_numbers() {
             "{error}"
         );
         assert!(error.contains("(fingerprint ") && error.contains("ranks 0, 2 called"), "{error}");
+    }
+}
+
+#[test]
+fn ranks_that_differ_do_not_quarrel_beyond_the_deadline() {
+    let mut links = ChannelLink::world(3);
+    // It neither comes nor goes.
+    let _silent = links.pop();
+    let started = Instant::now();
+    let outcomes: Vec<Result<()>> = std::thread::scope(|scope| {
+        let rank = |link| {
+            let comm = Comm::by_link(link, CpuQueue::new(1)?, Duration::from_millis(500))?;
+            comm.run(|comm| comm.agree(&Call::Rotate(Signature { digest: comm.me() as u64, ..SIGNATURE })))
+        };
+        let ranks: Vec<_> = links.into_iter().map(|link| scope.spawn(move || rank(link))).collect();
+        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
+    });
+    assert!(started.elapsed() < QUARREL, "{:?}", started.elapsed());
+    for outcome in outcomes {
+        assert!(matches!(outcome, Err(Error::RanksDisagree { .. })), "{outcome:?}");
     }
 }
 

@@ -68,8 +68,6 @@ fn measure(comm: &MpiComm, bare: &MpiLink, mebibytes: usize) -> attn::Result<()>
     let number = |[_, s, h, d]: [usize; 4]| ((rank * 31 + s * 17 + h * 5 + d) % 1000) as f32;
     let given =
         [Tensor::from_fn(shard, number)?, Tensor::from_fn(shard, number)?, Tensor::from_fn(shard, number)?];
-    let zeros = || Tensor::<f32>::zeros(&queue, whole);
-    let mut taken = [zeros()?, zeros()?, zeros()?];
     let mut back = Tensor::<f32>::zeros(&queue, shard)?;
     let mut arena = Arena::<Cpu>::default();
     let bytes = 4 * rows * HEADS * HEAD_DIM * size_of::<f32>();
@@ -79,13 +77,16 @@ fn measure(comm: &MpiComm, bare: &MpiLink, mebibytes: usize) -> attn::Result<()>
     let mut times = [Vec::new(), Vec::new()];
     for turn in 0..TURNS.0 + TURNS.1 {
         let ours = together(bare, || {
+            // What a kernel reads and writes is scratch memory, as in a strategy.
+            let scope = arena.open(&queue)?;
+            let mut taken = [scope.take(whole)?, scope.take(whole)?, scope.take(whole)?];
             let mut transfers = Vec::with_capacity(3);
             for (from, to) in given.iter().zip(&mut taken) {
-                transfers.push(Transfer::new(&there, from.view(), to.view_mut())?);
+                transfers.push(Transfer::new(&there, from.view(), to.reborrow())?);
             }
-            comm.exchange(arena.open(&queue)?, &signature("there", turn), &mut transfers)?;
-            let transfer = Transfer::new(&home, taken[0].view(), back.view_mut())?;
-            comm.exchange(arena.open(&queue)?, &signature("home", turn), &mut [transfer])
+            comm.exchange(scope, &signature("there", turn), &mut transfers)?;
+            let transfer = Transfer::new(&home, taken[0].as_view(), back.view_mut())?;
+            comm.exchange(scope, &signature("home", turn), &mut [transfer])
         })?;
         let theirs = together(bare, || {
             bare.alltoall(&parts[..three], &mut received[..three])?;

@@ -5,17 +5,20 @@ use attn::{Cpu, ExchangePlan, Transfer};
 
 use super::{Memory, element, scoped, signature};
 
-/// Some megabytes from each rank to each, with rows that are not dense.
+/// Some megabytes from each rank to each, with rows that are not dense; then there and back by way of scratch memory.
 pub(super) fn megabytes<C: Communicator>(comm: &C) -> attn::Result<()>
 where
     C::Device: Memory,
 {
     let (rank, ranks, queue) = (comm.rank(), comm.size(), comm.queue()?);
     let (rows, heads, dim) = (700, ranks, 333);
-    let mut plan = ExchangePlan::default();
+    let (mut plan, mut home) = (ExchangePlan::default(), ExchangePlan::default());
     for peer in 0..ranks {
-        plan.send(peer, [0, 0, peer, 0], [1, rows, 1, dim]);
-        plan.receive(peer, [0, peer * rows, 0, 0], [1, rows, 1, dim]);
+        let part = [1, rows, 1, dim];
+        plan.send(peer, [0, 0, peer, 0], part);
+        plan.receive(peer, [0, peer * rows, 0, 0], part);
+        home.send(peer, [0, peer * rows, 0, 0], part);
+        home.receive(peer, [0, 0, peer, 0], part);
     }
     let from = Tensor::from_fn([1, rows, heads, dim], |index| element::<f32>(4, rank, index))?;
     let from = C::Device::upload(&queue, from)?;
@@ -29,6 +32,16 @@ where
         let (peer, row, d) = (n / dim / rows, n / dim % rows, n % dim);
         assert_eq!(*found, element::<f32>(4, peer, [0, row, rank, d]), "element {n}");
     }
+    let mut back = Tensor::<f32, C::Device>::zeros(&queue, [1, rows, heads, dim])?;
+    scoped(comm, |scope| {
+        let mut scratch = scope.take::<f32>([1, ranks * rows, 1, dim])?;
+        let transfer = Transfer::new(&plan, from.view(), scratch.reborrow())?;
+        comm.exchange(scope, &signature("there", 1), &mut [transfer])?;
+        let transfer = Transfer::new(&home, scratch.as_view(), back.view_mut())?;
+        comm.exchange(scope, &signature("home", 1), &mut [transfer])
+    })?;
+    let [from, back] = [from, back].map(|tensor| C::Device::download(&queue, tensor.view()));
+    assert!(from?.as_slice() == back?.as_slice(), "what came back is not what was sent");
     Ok(())
 }
 

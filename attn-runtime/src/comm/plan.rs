@@ -249,6 +249,11 @@ pub struct StridedBox {
 }
 
 impl StridedBox {
+    /// Bytes of its elements; [`usize::MAX`] if they cannot be counted.
+    pub(crate) fn bytes(&self) -> usize {
+        self.extent.iter().fold(self.item, |bytes, &axis| bytes.saturating_mul(axis))
+    }
+
     /// The copy of this box to another one of the same extent and element size.
     pub const fn copy_to(&self, to: &Self) -> StridedCopy {
         StridedCopy {

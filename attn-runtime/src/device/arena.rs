@@ -48,7 +48,7 @@ impl<D: Device> Arena<D> {
             D::synchronize(queue)?;
             let bytes = blocks.iter().map(|block| block.bytes).sum();
             blocks.clear();
-            blocks.push(Block { memory: D::allocate(queue, bytes)?, bytes });
+            blocks.push(Block { memory: D::scratch(queue, bytes)?, bytes });
         }
         Ok(Scope { queue, arena: self })
     }
@@ -96,7 +96,7 @@ impl<'a, D: Device> Scope<'a, D> {
         let room = blocks.last().map_or(0, |block| block.bytes - arena.used.get());
         if room < bytes {
             let size = bytes.max(blocks.last().map_or(0, |block| block.bytes));
-            blocks.push(Block { memory: D::allocate(self.queue, size)?, bytes: size });
+            blocks.push(Block { memory: D::scratch(self.queue, size)?, bytes: size });
             arena.used.set(0);
         }
         let offset = arena.used.get();

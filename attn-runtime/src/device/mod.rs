@@ -15,7 +15,7 @@ use crate::error::Result;
 /// A kind of memory and the queue that orders work on it.
 ///
 /// # Safety
-/// [`allocate`](Self::allocate) must return memory of at least `bytes` bytes, zeroed, aligned to 64, that stays
+/// [`allocate`](Self::allocate) and [`scratch`](Self::scratch) must return memory of at least `bytes` bytes, zeroed, aligned to 64, that stays
 /// where [`base`](Self::base) says, untouched by anybody else, until the [`Memory`](Self::Memory) is dropped (also
 /// while the `Memory` itself is moved). Dropping a `Memory` waits for all work that names it, or frees it behind that work:
 /// what is queued outlives the borrows of views.
@@ -34,6 +34,14 @@ pub unsafe trait Device: Sized + 'static {
     /// # Errors
     /// If it cannot be had.
     fn allocate(queue: &Self::Queue, bytes: usize) -> Result<Self::Memory>;
+
+    /// Allocates zeroed memory for an [`Arena`]: memory that other ranks reach quickly, where there is such.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    fn scratch(queue: &Self::Queue, bytes: usize) -> Result<Self::Memory> {
+        Self::allocate(queue, bytes)
+    }
 
     /// The address of an allocation's first byte.
     fn base(memory: &Self::Memory) -> NonNull<u8>;

@@ -10,6 +10,7 @@ mod view;
 
 pub use element::{DType, Element, Scalar};
 pub use owned::Tensor;
+pub(crate) use shape::reach;
 pub use shape::{contiguous_strides, volume};
 pub use view::{KeyValue, LseMut, View, ViewMut};
 

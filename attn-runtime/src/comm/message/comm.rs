@@ -226,7 +226,11 @@ impl<L: Link> Communicator for MessageComm<L> {
     }
 
     fn queue(&self) -> Result<CpuQueue> {
-        Ok(self.end.life.queue.clone())
+        let queue = &self.end.life.queue;
+        Ok(match self.world().windows() {
+            Some(windows) => queue.borrowing(Arc::clone(windows) as _),
+            None => queue.clone(),
+        })
     }
 
     fn split(&self, color: usize, key: usize) -> Result<Self> {

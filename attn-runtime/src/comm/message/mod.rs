@@ -10,10 +10,12 @@
 //! it leaves. What is on its way is owned by the link, and what arrives by this module: nothing of the caller's is referenced
 //! once a call has returned, however it did.
 
+mod announcement;
 mod bytes;
 mod channel;
 mod comm;
 mod credit;
+mod direct;
 mod exchange;
 mod failure;
 mod link;
@@ -24,6 +26,7 @@ mod round;
 mod shared;
 #[cfg(test)]
 mod tests;
+mod way;
 mod world;
 
 pub use bytes::Bytes;

@@ -61,6 +61,16 @@ impl Pieces {
         Self { boxes, limit, next: (0, 0) }
     }
 
+    /// The boxes that are cut.
+    pub(super) fn boxes(&self) -> &[StridedBox] {
+        &self.boxes
+    }
+
+    /// The same boxes from the start, cut by another limit.
+    pub(super) fn cut_by(&mut self, limit: usize) {
+        (self.limit, self.next) = (limit, (0, 0));
+    }
+
     /// Whether all messages have been taken.
     pub(super) fn is_done(&mut self) -> bool {
         while let Some(part) = self.boxes.get(self.next.0) {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::note::{Kind, Note};
+use super::shared::Windows;
 use super::world::{Letter, Parcel, Wait, World, unreadable};
 use super::{Bytes, Link};
 use crate::comm::Call;
@@ -100,6 +101,11 @@ impl<'g, L: Link> Round<'g, L> {
     pub(super) fn share(&self, one: usize, other: usize) -> bool {
         let [one, other] = [one, other].map(|member| self.group.members[member]);
         self.world.pairs().is_some_and(|pairs| pairs.share(one, other))
+    }
+
+    /// Scratch memory that members of this host reach; none where no memory is shared.
+    pub(super) fn windows(&self) -> Option<&Arc<Windows>> {
+        self.world.windows()
     }
 
     /// Whether messages to a member go through shared memory.
@@ -204,6 +210,25 @@ impl<'g, L: Link> Round<'g, L> {
     /// How long this rank waits to learn more of what has gone wrong.
     fn patience(&self) -> Duration {
         QUARREL.min(self.world.deadline)
+    }
+
+    /// The failure that follows from a member's having stopped to wait for this rank, or the one that made it stop.
+    pub(super) fn left(&self, member: usize) -> Error {
+        self.lost(member, "it has left the collective before its tensors were read")
+    }
+
+    /// The failure of another collective of this rank which has taken back memory that this one was using.
+    pub(super) fn withdrawn(&self) -> Error {
+        self.lost(self.me(), "its scratch memory was taken back by another collective, which failed")
+    }
+
+    fn lost(&self, member: usize, why: &str) -> Error {
+        self.explained(Error::RankLost {
+            rank: self.number(member),
+            operation: self.call.to_string(),
+            sequence: self.sequence,
+            why: why.to_owned(),
+        })
     }
 
     /// Whether a member has come.

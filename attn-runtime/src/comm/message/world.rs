@@ -2,11 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::note::{Kind, Note};
-use super::shared::{Body, Pairs, Shared, Slot, Taken};
+use super::shared::{Body, Pairs, Shared, Slot, Taken, Windows};
 use super::{Bytes, Event, Link, failure};
 use crate::comm::Call;
 use crate::error::{Error, Result};
@@ -28,6 +28,8 @@ pub(super) struct World<L: Link> {
     pub(super) rank: usize,
     pub(super) size: usize,
     pub(super) deadline: Duration,
+    /// Scratch memory that ranks of the host reach; none where no memory is shared.
+    windows: OnceLock<Arc<Windows>>,
     state: Mutex<State<L>>,
     /// Threads that want the state. One that waits for messages lets them have it between its turns.
     wanted: AtomicUsize,
@@ -109,7 +111,8 @@ impl<L: Link> World<L> {
         let peers = vec![Peer::Here; size];
         let mail = HashMap::new();
         let state = State { link, shared: None, pairs: None, mail, peers, failure: None, closed: false };
-        Self { rank, size, deadline, state: Mutex::new(state), wanted: AtomicUsize::new(0) }
+        let (windows, wanted) = (OnceLock::new(), AtomicUsize::new(0));
+        Self { rank, size, deadline, windows, state: Mutex::new(state), wanted }
     }
 
     fn state(&self) -> MutexGuard<'_, State<L>> {
@@ -121,9 +124,17 @@ impl<L: Link> World<L> {
 
     /// Lets ranks of one host share memory. Nothing may be under way.
     pub(super) fn share(&self, pairs: Pairs, shared: Option<Shared>) {
+        if shared.is_some() {
+            self.windows.get_or_init(Windows::new);
+        }
         let mut state = self.state();
         state.pairs = Some(Arc::new(pairs));
         state.shared = shared;
+    }
+
+    /// Scratch memory that ranks of the host reach; none where no memory is shared.
+    pub(super) fn windows(&self) -> Option<&Arc<Windows>> {
+        self.windows.get()
     }
 
     /// Who shares memory with whom, on all ranks alike; none if nobody does.

@@ -9,7 +9,7 @@ use crate::device::StridedCopy;
 pub(super) unsafe fn strided(copy: &StridedCopy) {
     // SAFETY: the caller's contract is that of `by_runs`, whose runs do not overlap.
     unsafe {
-        by_runs(copy, |source, destination, run| core::ptr::copy_nonoverlapping(source, destination, run))
+        by_runs(copy, |source, destination, run, _| core::ptr::copy_nonoverlapping(source, destination, run))
     };
 }
 
@@ -19,9 +19,18 @@ pub(super) unsafe fn strided(copy: &StridedCopy) {
 /// # Safety
 /// As [`strided`], for each copy.
 pub(super) unsafe fn past_caches(copies: &[StridedCopy]) {
+    #[cfg(target_arch = "x86_64")]
+    let lines = if is_x86_feature_detected!("avx") { stream::by_halves } else { stream::by_quarters };
     for copy in copies {
-        // SAFETY: the caller's contract is that of `by_runs`, whose runs do not overlap.
-        unsafe { by_runs(copy, |source, destination, run| stream(source, destination, run)) };
+        // SAFETY: the caller's contract is that of `by_runs`, whose runs do not overlap; the processor has what `lines` takes.
+        unsafe {
+            #[cfg(target_arch = "x86_64")]
+            by_runs(copy, |source, destination, run, step| {
+                stream::run(lines, source, destination, run, step)
+            });
+            #[cfg(not(target_arch = "x86_64"))]
+            strided(copy);
+        }
     }
     #[cfg(target_arch = "x86_64")]
     // SAFETY: every x86-64 has it.
@@ -30,42 +39,91 @@ pub(super) unsafe fn past_caches(copies: &[StridedCopy]) {
     }
 }
 
-/// Copies bytes past the caches, where the processor can. Other threads may see them after a fence.
-///
-/// # Safety
-/// Both ends are so many bytes long, and do not overlap.
+/// Copies past the caches. Other threads may see them after a fence.
 #[cfg(target_arch = "x86_64")]
-unsafe fn stream(source: *const u8, destination: *mut u8, bytes: usize) {
-    use core::arch::x86_64::{__m128i, _mm_loadu_si128, _mm_stream_si128};
+mod stream {
+    use core::arch::x86_64::{
+        _MM_HINT_NTA, _mm_loadu_si128, _mm_prefetch, _mm_stream_si128, _mm256_loadu_si256,
+        _mm256_stream_si256,
+    };
+
+    /// Bytes of a cache line.
     const LINE: usize = 64;
-    const PART: usize = size_of::<__m128i>();
-    let before = destination.align_offset(LINE).min(bytes);
-    let lines = (bytes - before) / LINE;
-    // SAFETY: all offsets are below `bytes`; what is streamed starts at a multiple of a line.
-    unsafe {
-        core::ptr::copy_nonoverlapping(source, destination, before);
-        for at in (before..before + lines * LINE).step_by(LINE) {
-            let line = [0, 1, 2, 3].map(|part| _mm_loadu_si128(source.add(at + part * PART).cast()));
-            for (part, value) in line.into_iter().enumerate() {
-                _mm_stream_si128(destination.add(at + part * PART).cast(), value);
+
+    /// A run as long as this is found by the processor itself; of shorter ones the next but one is fetched ahead.
+    const LONG: usize = 4096;
+
+    /// Streams whole cache lines: source, destination, number, and how far ahead to fetch, which is a hint.
+    ///
+    /// # Safety
+    /// Both ends are so many lines long and do not overlap; the destination is aligned to a line.
+    type Lines = unsafe fn(*const u8, *mut u8, usize, usize);
+
+    /// Copies bytes. The next ones to be copied are `step` bytes behind them, as far as is known.
+    ///
+    /// # Safety
+    /// Both ends are so many bytes long, and do not overlap; the processor has what `lines` takes.
+    pub(super) unsafe fn run(
+        lines: Lines,
+        source: *const u8,
+        destination: *mut u8,
+        bytes: usize,
+        step: usize,
+    ) {
+        let before = destination.align_offset(LINE).min(bytes);
+        let whole = (bytes - before) / LINE;
+        let after = before + whole * LINE;
+        let ahead = if bytes < LONG { step.wrapping_mul(2) } else { LONG / 4 };
+        // SAFETY: all offsets are at most `bytes`; what is streamed starts at a multiple of a line.
+        unsafe {
+            core::ptr::copy_nonoverlapping(source, destination, before);
+            if whole > 0 {
+                lines(source.add(before), destination.add(before), whole, ahead);
+            }
+            core::ptr::copy_nonoverlapping(source.add(after), destination.add(after), bytes - after);
+        }
+    }
+
+    /// As [`Lines`], a quarter of a line at a time.
+    pub(super) unsafe fn by_quarters(source: *const u8, destination: *mut u8, lines: usize, ahead: usize) {
+        for at in (0..lines * LINE).step_by(LINE) {
+            // SAFETY: the line lies inside both ends; to fetch ahead is harmless whatever is there.
+            unsafe {
+                _mm_prefetch(source.wrapping_add(at).wrapping_add(ahead).cast(), _MM_HINT_NTA);
+                let line = [0, 16, 32, 48].map(|part| _mm_loadu_si128(source.add(at + part).cast()));
+                for (part, value) in line.into_iter().enumerate() {
+                    _mm_stream_si128(destination.add(at + part * 16).cast(), value);
+                }
             }
         }
-        let after = before + lines * LINE;
-        core::ptr::copy_nonoverlapping(source.add(after), destination.add(after), bytes - after);
+    }
+
+    /// As [`Lines`], half a line at a time and two of them in flight. The processor has AVX.
+    #[target_feature(enable = "avx")]
+    pub(super) unsafe fn by_halves(source: *const u8, destination: *mut u8, lines: usize, ahead: usize) {
+        let pairs = lines / 2 * 2 * LINE;
+        for at in (0..pairs).step_by(2 * LINE) {
+            // SAFETY: both lines lie inside both ends; to fetch ahead is harmless whatever is there.
+            unsafe {
+                let next = source.wrapping_add(at).wrapping_add(ahead);
+                _mm_prefetch(next.cast(), _MM_HINT_NTA);
+                _mm_prefetch(next.wrapping_add(LINE).cast(), _MM_HINT_NTA);
+                let lines = [0, 32, 64, 96].map(|part| _mm256_loadu_si256(source.add(at + part).cast()));
+                for (part, value) in lines.into_iter().enumerate() {
+                    _mm256_stream_si256(destination.add(at + part * 32).cast(), value);
+                }
+            }
+        }
+        // SAFETY: as above, for the line that is left.
+        unsafe { by_quarters(source.add(pairs), destination.add(pairs), lines % 2, ahead) };
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
-unsafe fn stream(source: *const u8, destination: *mut u8, bytes: usize) {
-    // SAFETY: the caller's contract.
-    unsafe { core::ptr::copy_nonoverlapping(source, destination, bytes) };
-}
-
-/// Cuts a strided copy into runs of bytes: source, destination, length.
+/// Cuts a strided copy into runs of bytes: source, destination, length, and how far the source of the next one is.
 ///
 /// # Safety
 /// As [`Device::copy`](crate::device::Device::copy) asks of the copy.
-unsafe fn by_runs(copy: &StridedCopy, mut body: impl FnMut(*const u8, *mut u8, usize)) {
+unsafe fn by_runs(copy: &StridedCopy, mut body: impl FnMut(*const u8, *mut u8, usize, usize)) {
     if copy.extent.contains(&0) {
         return;
     }
@@ -73,7 +131,9 @@ unsafe fn by_runs(copy: &StridedCopy, mut body: impl FnMut(*const u8, *mut u8, u
     // The innermost axis is one run of bytes if both sides are dense along it, else single elements.
     let [a0, a1, a2, a3] = axes.0;
     let dense = a3.source == 1 && a3.destination == 1;
-    let (run, steps) = if dense { (a3.extent * copy.item, 1) } else { (copy.item, a3.extent) };
+    let (run, steps, step) =
+        if dense { (a3.extent * copy.item, 1, a2.source) } else { (copy.item, a3.extent, a3.source) };
+    let step = step.wrapping_mul(copy.item);
     for i0 in 0..a0.extent {
         for i1 in 0..a1.extent {
             for i2 in 0..a2.extent {
@@ -88,7 +148,7 @@ unsafe fn by_runs(copy: &StridedCopy, mut body: impl FnMut(*const u8, *mut u8, u
                             copy.destination.add((to + i3 * a3.destination) * copy.item),
                         )
                     };
-                    body(source, destination, run);
+                    body(source, destination, run, step);
                 }
             }
         }

@@ -1,17 +1,26 @@
-//! Heap blocks aligned to a cache line.
+//! Memory of the host, aligned to a cache line: heap blocks, and what somebody lends.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use crate::device::{Cpu, Device};
 use crate::error::{Error, Result};
 
 const ALIGN: usize = 64;
 
-/// A heap block, aligned to 64 bytes, zeroed when allocated.
+/// A block of memory, aligned to 64 bytes, zeroed when allocated.
 pub struct CpuMemory {
     base: NonNull<u8>,
     bytes: usize,
+    /// Whose it is; the heap's if nobody's.
+    owner: Option<Arc<dyn Send + Sync>>,
+}
+
+/// Who lends memory for scratch tensors that others than this process reach.
+pub(crate) trait Lender: Send + Sync {
+    /// So many bytes, zeroed; none if they are better taken from the heap.
+    fn lend(&self, bytes: usize) -> Option<CpuMemory>;
 }
 
 // SAFETY: the block is owned, like a `Box<[u8]>`.
@@ -28,11 +37,20 @@ impl CpuMemory {
         let failed = || Error::OutOfMemory { device: Cpu::NAME, bytes };
         let layout = Layout::from_size_align(bytes, ALIGN).map_err(|_| failed())?;
         if bytes == 0 {
-            return Ok(Self { base: NonNull::<Aligned>::dangling().cast(), bytes });
+            return Ok(Self { base: NonNull::<Aligned>::dangling().cast(), bytes, owner: None });
         }
         // SAFETY: the layout's size is not zero.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(failed)?;
-        Ok(Self { base, bytes })
+        Ok(Self { base, bytes, owner: None })
+    }
+
+    /// Memory that is part of something else.
+    ///
+    /// # Safety
+    /// While there is an `owner`, the `bytes` bytes from `base` on, which is aligned to 64, are initialised, and nobody else
+    /// touches them who has not been lent them.
+    pub(crate) unsafe fn owned_by(owner: Arc<dyn Send + Sync>, base: NonNull<u8>, bytes: usize) -> Self {
+        Self { base, bytes, owner: Some(owner) }
     }
 
     /// The address of the first byte.
@@ -59,7 +77,8 @@ struct Aligned;
 
 impl Drop for CpuMemory {
     fn drop(&mut self) {
-        if let (1.., Ok(layout)) = (self.bytes, Layout::from_size_align(self.bytes, ALIGN)) {
+        if let (None, 1.., Ok(layout)) = (&self.owner, self.bytes, Layout::from_size_align(self.bytes, ALIGN))
+        {
             // SAFETY: `zeroed` allocated the block with this very layout.
             unsafe { dealloc(self.base.as_ptr(), layout) };
         }

@@ -5,6 +5,7 @@ mod memory;
 mod queue;
 
 pub use memory::CpuMemory;
+pub(crate) use memory::Lender;
 pub use queue::CpuQueue;
 
 use core::ptr::NonNull;
@@ -33,7 +34,7 @@ impl Cpu {
     }
 }
 
-// SAFETY: `CpuMemory` is a heap block of the size asked for, zeroed, aligned to 64, and freed when dropped.
+// SAFETY: `CpuMemory` is a block of the size asked for, zeroed, aligned to 64, and freed when dropped.
 unsafe impl Device for Cpu {
     const NAME: &'static str = "cpu";
     type Queue = CpuQueue;
@@ -41,6 +42,10 @@ unsafe impl Device for Cpu {
 
     fn allocate(_: &CpuQueue, bytes: usize) -> Result<CpuMemory> {
         CpuMemory::zeroed(bytes)
+    }
+
+    fn scratch(queue: &CpuQueue, bytes: usize) -> Result<CpuMemory> {
+        queue.lent(bytes).map_or_else(|| CpuMemory::zeroed(bytes), Ok)
     }
 
     fn base(memory: &CpuMemory) -> NonNull<u8> {

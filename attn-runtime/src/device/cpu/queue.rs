@@ -8,12 +8,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
-use super::memory::CpuMemory;
+use super::memory::{CpuMemory, Lender};
 use crate::error::{Error, Result};
 
 /// The processor's queue: the calling thread and its helpers. Clones share the helpers.
 #[derive(Clone)]
-pub struct CpuQueue(Arc<Team>);
+pub struct CpuQueue {
+    team: Arc<Team>,
+    /// Who lends memory for scratch tensors.
+    lender: Option<Arc<dyn Lender>>,
+}
 
 struct Team {
     shared: Arc<Shared>,
@@ -136,12 +140,22 @@ impl CpuQueue {
                 Builder::new().name(format!("attn-helper-{worker}")).spawn(move || shared.help(worker));
             team.helpers.push(helper.map_err(|error| Error::Thread(error.to_string()))?);
         }
-        Ok(Self(Arc::new(team)))
+        Ok(Self { team: Arc::new(team), lender: None })
+    }
+
+    /// The same queue, whose arenas take what `lender` has.
+    pub(crate) fn borrowing(&self, lender: Arc<dyn Lender>) -> Self {
+        Self { team: Arc::clone(&self.team), lender: Some(lender) }
+    }
+
+    /// Memory for scratch tensors that is lent to this queue, if any.
+    pub(super) fn lent(&self, bytes: usize) -> Option<CpuMemory> {
+        self.lender.as_ref()?.lend(bytes)
     }
 
     /// How many threads take part in a run.
     pub fn threads(&self) -> usize {
-        self.0.helpers.len() + 1
+        self.team.helpers.len() + 1
     }
 
     /// Calls `body(worker, task)` once for each task, each worker on a thread of its own, and returns when all are
@@ -150,12 +164,12 @@ impl CpuQueue {
     /// # Panics
     /// If a body panics, with its panic, after all workers have stopped.
     pub fn for_each<F: Fn(usize, usize) + Sync>(&self, tasks: usize, body: F) {
-        if self.0.helpers.is_empty() || tasks <= 1 || AT_WORK.get() {
+        if self.team.helpers.is_empty() || tasks <= 1 || AT_WORK.get() {
             (0..tasks).for_each(|task| body(0, task));
             return;
         }
-        let turn = lock(&self.0.turn);
-        self.0.run(tasks, &body);
+        let turn = lock(&self.team.turn);
+        self.team.run(tasks, &body);
         drop(turn);
     }
 
@@ -183,12 +197,12 @@ impl CpuQueue {
             (0..tasks).for_each(|task| body(&mut scratch[..floats], task));
             return Ok(());
         }
-        let mut memory = lock(&self.0.turn);
+        let mut memory = lock(&self.team.turn);
         if memory.bytes().len() < bytes {
             *memory = CpuMemory::zeroed(bytes)?;
         }
         let scratch = Scratch(memory.base().cast());
-        self.0.run(tasks, &|worker, task| {
+        self.team.run(tasks, &|worker, task| {
             // SAFETY: `run` gives each of at most `workers` workers a thread of its own, on which its tasks follow one
             // another, so nobody else uses this part of the memory; it lies inside the block, which `memory` keeps
             // locked, and holds initialised floats.

@@ -1,4 +1,4 @@
-//! Memory that processes of one host map: written by the process that made it, read by the others.
+//! Memory that processes of one host map.
 
 use std::fs::File;
 use std::io;
@@ -23,7 +23,7 @@ pub(in crate::comm::message) struct Place {
 /// What is to be kept open until all who shall map it have.
 #[derive(Debug)]
 pub(super) struct Open {
-    _file: File,
+    file: File,
     pub(super) place: Place,
 }
 
@@ -45,24 +45,41 @@ impl Memory {
             descriptor: u64::try_from(file.as_raw_fd()).unwrap_or_default(),
             bytes: bytes as u64,
         };
-        Ok((Self { map }, Open { _file: file, place }))
+        Ok((Self { map }, Open { file, place }))
     }
 
     /// Maps another process's memory, for reading.
-    #[cfg(target_os = "linux")]
     pub(super) fn open(place: Place) -> io::Result<Self> {
-        use rustix::fs::{SealFlags, fcntl_get_seals};
+        let file = find(place, File::options().read(true))?;
+        Ok(Self { map: MmapOptions::new().len(place.length()?).populate().map_raw_read_only(&file)? })
+    }
 
-        let Place { process, descriptor, bytes } = place;
-        let file = File::open(format!("/proc/{process}/fd/{descriptor}"))?;
-        // Memory that could still be made shorter under a reader is none of ours.
-        let sealed = fcntl_get_seals(&file)?.contains(SealFlags::SHRINK);
-        match usize::try_from(bytes) {
-            Ok(length) if sealed && file.metadata()?.len() == bytes => {
-                Ok(Self { map: MmapOptions::new().len(length).populate().map_raw_read_only(&file)? })
+    /// Maps another process's memory, for reading and writing.
+    pub(super) fn open_for_writing(place: Place) -> io::Result<Self> {
+        let file = find(place, File::options().read(true).write(true))?;
+        Ok(Self { map: MmapOptions::new().len(place.length()?).populate().map_raw(&file)? })
+    }
+
+    /// Makes what was shared this process's own, as it is: what others write there from now on is not seen here.
+    #[cfg(target_os = "linux")]
+    pub(super) fn make_private(&self, open: &Open) -> io::Result<()> {
+        use std::sync::atomic::{AtomicU8, Ordering};
+
+        use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap};
+
+        let (base, bytes) = (self.map.as_mut_ptr().cast::<u8>(), self.bytes());
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: this puts the same bytes where they are. The mapping is this one's own, and stays as long as it was to be.
+        unsafe { mmap(base.cast(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags, &open.file, 0) }?;
+        // Each page becomes private when it is written.
+        // SAFETY: the range is the mapping.
+        if unsafe { madvise(base.cast(), bytes, Advice::LinuxPopulateWrite) }.is_err() {
+            for page in (0..bytes).step_by(4096) {
+                // SAFETY: the byte is inside of the mapping; it is changed atomically to what it is.
+                unsafe { AtomicU8::from_ptr(base.add(page)) }.fetch_or(0, Ordering::Relaxed);
             }
-            _ => Err(io::ErrorKind::InvalidData.into()),
         }
+        Ok(())
     }
 
     #[cfg(not(target_os = "linux"))]
@@ -71,7 +88,7 @@ impl Memory {
     }
 
     #[cfg(not(target_os = "linux"))]
-    pub(super) fn open(_: Place) -> io::Result<Self> {
+    pub(super) fn make_private(&self, _: &Open) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -98,12 +115,51 @@ impl Memory {
     }
 }
 
+/// The file of another process's memory.
+#[cfg(target_os = "linux")]
+fn find(place: Place, options: &std::fs::OpenOptions) -> io::Result<File> {
+    use rustix::fs::{SealFlags, fcntl_get_seals};
+
+    let file = options.open(format!("/proc/{}/fd/{}", place.process, place.descriptor))?;
+    // Memory that could still be made shorter under who maps it is none of ours.
+    let sealed = fcntl_get_seals(&file)?.contains(SealFlags::SHRINK);
+    if sealed && file.metadata()?.len() == place.bytes {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn find(_: Place, _: &std::fs::OpenOptions) -> io::Result<File> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 impl Open {
     /// So many bytes at the start of a record.
     pub(super) const RECORD: usize = 24;
+
+    /// Gives back to the system what the memory holds from `start` on: whoever still maps it finds zeros there.
+    pub(super) fn release(&self, start: usize) {
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::fs::{FallocateFlags, fallocate};
+            let rest = self.place.bytes.saturating_sub(start as u64);
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            if let Err(error) = fallocate(&self.file, flags, start as u64, rest) {
+                log::debug!("shared memory goes when the last rank forgets it: {error}");
+            }
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (start, &self.file);
+    }
 }
 
 impl Place {
+    fn length(self) -> io::Result<usize> {
+        usize::try_from(self.bytes).map_err(|_| io::ErrorKind::InvalidData.into())
+    }
+
     pub(super) fn write(&self) -> [u8; Open::RECORD] {
         let mut record = [0; Open::RECORD];
         for (to, from) in record.chunks_exact_mut(8).zip([self.process, self.descriptor, self.bytes]) {

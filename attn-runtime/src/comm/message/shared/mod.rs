@@ -2,7 +2,8 @@
 //! memory. The link wakes who sleeps, and tells of failures.
 //!
 //! Each rank writes to memory of its own, which the others map for reading. So whatever a rank does wrong or whenever it is
-//! killed, nobody else's memory is written; and memory that a rank has left behind stays while others map it.
+//! killed, nobody else's memory is written; and memory that a rank has left behind stays while others map it. Windows alone are
+//! written by others, when their rank asks for it.
 
 mod blocks;
 mod body;
@@ -10,6 +11,7 @@ mod cores;
 mod desk;
 mod host;
 mod memory;
+mod windows;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,10 +25,14 @@ use desk::{Entry, Layout, RING, SHORT, SLEEPS, SLOT, SLOTS, Where, Written};
 use host::Mates;
 pub(super) use host::{Pairs, key};
 use memory::Memory;
+pub(super) use windows::{Address, View, Window, Windows};
 
 use super::note::{Kind, Note};
 use super::{Bytes, Head, Link};
 use crate::error::Result;
+
+/// The number of a message that is being packed: none has it, so its slot is in use until it has got another one.
+const PACKED: u64 = u64::MAX;
 
 /// One rank's shared memory.
 pub(super) struct Shared {
@@ -153,18 +159,18 @@ impl Shared {
         mate.map_or(0, |mate| mate.memory.number(self.layout.taken(self.place)).load(Ordering::Acquire))
     }
 
-    /// Whether the ring to the rank at a place has room.
+    /// Whether the ring to the rank at a place has room, beside what is being packed for it.
     fn has_entry(&self, place: usize) -> bool {
         let written = self.mates[place].as_ref().map_or(0, |mate| mate.written);
-        written.wrapping_sub(self.taken_by(place)) < RING
+        let packed = self.slots.iter().filter(|slot| **slot == Some((place, PACKED))).count() as u64;
+        written.wrapping_sub(self.taken_by(place)) + packed < RING
     }
 
     /// A slot for so many bytes to a rank, if one is free; to be sent at once. What is short needs none.
     pub(super) fn slot(&mut self, rank: usize, length: usize) -> Option<Slot> {
         let place = self.place_of(rank)?;
         let index = self.free(place).filter(|_| (SHORT + 1..=SLOT).contains(&length))?;
-        // No message has this number: the slot is used until it is sent.
-        self.slots[index] = Some((place, u64::MAX));
+        self.slots[index] = Some((place, PACKED));
         Some(Slot { own: Arc::clone(&self.own), index, offset: self.layout.slot(index), length })
     }
 

@@ -102,7 +102,7 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         for peer in round.others() {
             self.call(round, peer)?;
         }
-        self.keep(round.me())?;
+        self.keep(round.me(), &round.group.members)?;
         loop {
             // One message to each rank in turn, and between them what has come.
             for peer in round.others() {
@@ -166,10 +166,10 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
     }
 
     /// Copies what stays on this rank.
-    pub(super) fn keep(&self, me: usize) -> Result<()> {
+    pub(super) fn keep(&self, me: usize, members: &[usize]) -> Result<()> {
         let mut copies = Vec::new();
         for transfer in self.transfers {
-            transfer.copies_from(me, transfer, me, &mut copies)?;
+            transfer.copies_from(me, transfer, me, members, &mut copies)?;
         }
         // SAFETY: the boxes lie inside the transfers' own tensors, which are lent for this call, the destination
         // exclusively.

@@ -34,6 +34,18 @@ fn processes(
     deadline: Duration,
     body: impl FnOnce(TcpComm) -> attn::Result<()>,
 ) -> Vec<End> {
+    processes_with(&[], test, size, ranks, deadline, body)
+}
+
+/// As [`processes`], with further variables.
+fn processes_with(
+    variables: &[(&str, &str)],
+    test: &str,
+    size: usize,
+    ranks: &[usize],
+    deadline: Duration,
+    body: impl FnOnce(TcpComm) -> attn::Result<()>,
+) -> Vec<End> {
     if std::env::var_os("ATTN_RANK").is_some() {
         let outcome = World::from_env().and_then(|world| world.threads_per_rank(1).run(body));
         let said = outcome.map_or_else(|error| error.to_string(), |()| "well".into());
@@ -59,6 +71,7 @@ fn processes(
         ] {
             program.env(name, value);
         }
+        program.envs(variables.iter().copied());
         program.spawn().unwrap()
     };
     let children: Vec<_> = ranks.iter().map(start).collect();
@@ -97,6 +110,29 @@ fn processes_give_the_same_bits_as_threads_and_obey_every_law() {
         );
         for (rank, end) in ends.iter().enumerate() {
             assert_eq!(end.said, "well", "rank {rank} of {size}");
+        }
+    }
+}
+
+#[test]
+fn processes_move_more_than_an_int_can_count() {
+    let is_rank = std::env::var_os("ATTN_RANK").is_some();
+    if !is_rank && !suite::memory_allows(5 << 30) {
+        println!("not run: it takes 5 GiB of memory");
+        return;
+    }
+    // Over sockets, and through memory that the processes share.
+    for shared in ["0", "1"] {
+        let ends = processes_with(
+            &[("ATTN_SHARED_MEMORY", shared)],
+            "processes_move_more_than_an_int_can_count",
+            2,
+            &[0, 1],
+            Duration::from_secs(60),
+            |comm| suite::more_than_an_int_can_count(&comm),
+        );
+        for (rank, end) in ends.iter().enumerate() {
+            assert_eq!(end.said, "well", "rank {rank}, shared memory {shared}");
         }
     }
 }

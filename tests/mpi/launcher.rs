@@ -55,6 +55,12 @@ impl Job {
         Self { command, ranks, part, what: format!("{part} on {ranks} ranks") }
     }
 
+    /// With a variable in the ranks' environment.
+    pub(crate) fn with(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// This program, without a launcher.
     pub(crate) fn alone(part: &'static str) -> Self {
         let [program, arguments @ ..] = this_program();

@@ -45,6 +45,16 @@ fn eight_ranks_obey_every_law() {
 }
 
 #[test]
+fn two_ranks_move_more_than_an_int_can_count() {
+    if suite::memory_allows(5 << 30) {
+        // By MPI itself.
+        Job::new(2, "large").with("ATTN_SHARED_MEMORY", "0").run().succeeds();
+    } else {
+        println!("not run: it takes 5 GiB of memory");
+    }
+}
+
+#[test]
 fn a_program_without_mpirun_is_a_world_of_one() {
     Job::alone("laws").run().succeeds();
 }

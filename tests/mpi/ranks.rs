@@ -14,6 +14,7 @@ pub(crate) fn play() {
     let Ok(part) = std::env::var(PART) else { return };
     match &*part {
         "laws" => laws(),
+        "large" => large(),
         "faults" => faults(),
         "host" => host(),
         other => crate::ends::play(other),
@@ -31,6 +32,15 @@ fn laws() {
             println!("rank {} of {} plays its part on host {}", comm.rank(), comm.size(), host.trim());
             suite::check_laws(&comm)?;
             suite::strategies_agree_with_threads(&comm)
+        })
+        .unwrap();
+}
+
+fn large() {
+    world()
+        .run(|comm| {
+            println!("rank {} plays its part", comm.rank());
+            suite::more_than_an_int_can_count(&comm)
         })
         .unwrap();
 }

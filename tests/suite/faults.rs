@@ -36,7 +36,7 @@ where
         },
         Fault {
             name: "another collective",
-            body: |comm| if at_fault(comm) { turn(comm, || Ok(())) } else { meet(comm, 0) },
+            body: |comm| if at_fault(comm) { turn(comm, 1, || Ok(())) } else { meet(comm, 0) },
             leaves: false,
             heard: |_, ranks, error| matches!(error, Error::RanksDisagree { rank, .. } if ranks == 2 || *rank == ranks - 1),
         },
@@ -56,11 +56,33 @@ where
             },
         },
         Fault {
+            name: "a box of another extent in a group that counts backwards",
+            body: |comm| boxes(&backwards(comm)?, if at_fault(comm) { 3 } else { 4 }),
+            leaves: false,
+            heard: |_, ranks, error| {
+                let said = error.to_string();
+                let names =
+                    |to| said.contains(&format!("rank {} sends Some([1, 3, 1, 1]) to rank {to}", ranks - 1));
+                (0..ranks - 1).any(names)
+            },
+        },
+        Fault {
+            name: "a block of another length in a group that counts backwards",
+            body: |comm| {
+                let length = if at_fault(comm) { 2 } else { 1 };
+                turn(&backwards(comm)?, length, || Ok(()))
+            },
+            leaves: false,
+            heard: |_, ranks, error| {
+                error.to_string().contains(&format!("rank {}'s block is 2 long", ranks - 1))
+            },
+        },
+        Fault {
             name: "an error while a block is shown",
             body: |comm| {
                 let fails = at_fault(comm);
                 let outcome = || if fails { Err(Error::Scale(f32::NAN)) } else { Ok(()) };
-                turn(comm, outcome).and_then(|()| meet(comm, 0))
+                turn(comm, 1, outcome).and_then(|()| meet(comm, 0))
             },
             leaves: false,
             heard: |rank, ranks, error| match error {
@@ -104,7 +126,7 @@ where
             name: "a rank that sleeps in the middle of a ring",
             body: |comm| {
                 let asleep = at_fault(comm);
-                turn(comm, || {
+                turn(comm, 1, || {
                     if asleep {
                         std::thread::sleep(DEADLINE + Duration::from_millis(500));
                     }
@@ -140,10 +162,19 @@ fn meet<C: Communicator>(comm: &C, call: usize) -> attn::Result<()> {
     scoped(comm, |scope| comm.exchange(scope, &signature("meet", call), &mut []))
 }
 
-/// A ring, of blocks of one position.
-fn turn<C: Communicator>(comm: &C, mut visit: impl FnMut() -> attn::Result<()>) -> attn::Result<()> {
+/// All ranks, the last one first.
+fn backwards<C: Communicator>(comm: &C) -> attn::Result<C> {
+    comm.split(0, comm.size() - comm.rank())
+}
+
+/// A ring of blocks of one position, in which this rank shows one of so many.
+fn turn<C: Communicator>(
+    comm: &C,
+    positions: usize,
+    mut visit: impl FnMut() -> attn::Result<()>,
+) -> attn::Result<()> {
     let queue = comm.queue()?;
-    let tensor = Tensor::<f32, C::Device>::zeros(&queue, [1, 1, 1, 8])?;
+    let tensor = Tensor::<f32, C::Device>::zeros(&queue, [1, positions, 1, 8])?;
     let block = KeyValue { key: tensor.view(), value: tensor.view() };
     let lengths = vec![1; comm.size()];
     scoped(comm, |scope| comm.rotate(scope, &signature("turn", 0), &lengths, block, |_, _| visit()))

@@ -161,7 +161,8 @@ impl<'a, D: Device> Transfer<'a, D> {
         self.destination.boxes(&self.plan.receives, peer)
     }
 
-    /// Adds to `copies` what rank `me`, whose transfer this is, must copy out of the same transfer of rank `peer`.
+    /// Adds to `copies` what rank `me`, whose transfer this is, must copy out of the same transfer of rank `peer`. `members`
+    /// are the ranks' numbers in the world, for the error.
     ///
     /// Soundness rests on both constructors: every box of a plan lies inside its tensor, so the copies read elements
     /// of the peer's source and write elements of this destination. Whoever makes the copies must see to it that
@@ -174,6 +175,7 @@ impl<'a, D: Device> Transfer<'a, D> {
         me: usize,
         theirs: &Self,
         peer: usize,
+        members: &[usize],
         copies: &mut Vec<StridedCopy>,
     ) -> Result<()> {
         let (mut sent, mut received) = (theirs.outgoing(me), self.incoming(peer));
@@ -185,15 +187,15 @@ impl<'a, D: Device> Transfer<'a, D> {
                 }
                 (from, to) => {
                     let extent = |part: Option<StridedBox>| part.map(|part| part.extent);
-                    return Err(unpaired(peer, me, extent(from), extent(to)));
+                    return Err(unpaired(members[peer], members[me], extent(from), extent(to)));
                 }
             }
         }
     }
 }
 
-/// The error for a box that rank `from` sends to rank `to` and one that `to` expects, of which the extents differ or one is
-/// missing.
+/// The error for a box that rank `from` of the world sends to rank `to` and one that `to` expects, of which the extents differ
+/// or one is missing.
 pub(super) fn unpaired(
     from: usize,
     to: usize,
@@ -221,15 +223,7 @@ pub(super) fn check_rotation<T: Element>(
     Ok(())
 }
 
-/// That a rank's block is as long as the call says.
-///
-/// # Errors
-/// If it is not.
-pub(super) fn check_length(owner: usize, length: usize, lengths: &[usize]) -> Result<()> {
-    if length == lengths[owner] { Ok(()) } else { Err(unlike(owner, length, lengths[owner])) }
-}
-
-/// The error for a rank's block of another length than the call says.
+/// The error for the block of a rank of the world which is of another length than the call says.
 pub(super) fn unlike(rank: usize, length: usize, said: usize) -> Error {
     Error::Plan(format!("rank {rank}'s block is {length} long, where the call says {said}"))
 }

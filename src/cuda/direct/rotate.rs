@@ -51,9 +51,9 @@ impl<D: Launches> Direct<D> {
         }
         let length = block.key.shape()[1];
         if length != lengths[me] || block.value.shape()[1] != length {
-            let said = lengths[me];
+            let (rank, said) = (self.members[me], lengths[me]);
             return Err(Error::Plan(format!(
-                "rank {me}'s block is {length} long, where the call says {said}"
+                "rank {rank}'s block is {length} long, where the call says {said}"
             )));
         }
         let longest = lengths.iter().copied().max().unwrap_or_default();

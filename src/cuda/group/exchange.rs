@@ -36,7 +36,7 @@ impl<D: Launches> GpuComm<D> {
         transfers.iter().try_for_each(|transfer| transfer.check_peers(size))?;
         let Work { carrier, staging, known, steps, recorded } = work;
         if let Carrier::Alone = carrier {
-            steps.by_messages(transfers, me, size, NonNull::dangling())?;
+            steps.by_messages(transfers, me, &self.end.roll.members, NonNull::dangling())?;
             // SAFETY: the boxes lie inside the transfers' own tensors, which are lent for this call, the destination
             // exclusively.
             return unsafe { copy::<D>(queue, &steps.own) };
@@ -63,7 +63,7 @@ impl<D: Launches> GpuComm<D> {
         let sides = match even {
             Some(bytes) => Some((steps.by_all_to_all(transfers, size, bytes, staging), bytes)),
             None => {
-                steps.by_messages(transfers, me, size, staging)?;
+                steps.by_messages(transfers, me, &self.end.roll.members, staging)?;
                 None
             }
         };

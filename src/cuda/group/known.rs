@@ -76,7 +76,7 @@ impl Known {
         let ranks: Option<Vec<Moves>> = records.iter().map(|record| Moves::from_bytes(record)).collect();
         let ranks =
             ranks.ok_or_else(|| Error::Plan(String::from("a rank says what it moves in other words")))?;
-        compare(&ranks)?;
+        compare(&ranks, host.members())?;
         let even = moves.even > 0 && ranks.iter().all(|rank| rank.even == moves.even);
         self.kinds.insert(self.kind(call, digest), Agreed { even, fresh: false });
         Ok(Agreed { even, fresh: true })
@@ -94,12 +94,16 @@ impl Known {
     }
 }
 
-/// That what each rank sends is what the other wants, and that their shapes are one.
-fn compare(ranks: &[Moves]) -> Result<()> {
+/// That what each rank sends is what the other wants, and that their shapes are one. `members` are the ranks' numbers in the
+/// world, for the error.
+fn compare(ranks: &[Moves], members: &[usize]) -> Result<()> {
     let Some(first) = ranks.first() else { return Ok(()) };
     if let Some(rank) = ranks.iter().position(|rank| rank.shape != first.shape) {
         let (theirs, ours) = (&ranks[rank].shape, &first.shape);
-        return Err(Error::Plan(format!("rank {rank}'s blocks have lengths {theirs:?}, rank 0's {ours:?}")));
+        let [rank, first] = [members[rank], members[0]];
+        return Err(Error::Plan(format!(
+            "rank {rank}'s blocks have lengths {theirs:?}, rank {first}'s {ours:?}"
+        )));
     }
     for (from, sender) in ranks.iter().enumerate() {
         for (to, receiver) in ranks.iter().enumerate() {
@@ -111,6 +115,7 @@ fn compare(ranks: &[Moves]) -> Result<()> {
                 if sent != wanted {
                     let extent =
                         |part: Option<&[u64; 5]>| part.map(|part| [part[1], part[2], part[3], part[4]]);
+                    let [from, to] = [members[from], members[to]];
                     return Err(Error::Plan(format!(
                         "rank {from} sends {:?} to rank {to}, which expects {:?}",
                         extent(sent),
@@ -185,14 +190,15 @@ mod tests {
 
     #[test]
     fn a_box_that_is_not_expected_is_named_with_both_ranks() {
-        assert!(compare(&[moves(&[1, 2], &[1, 3]), moves(&[3, 4], &[2, 4])]).is_ok());
-        let said = compare(&[moves(&[1, 2], &[1, 3]), moves(&[3, 4], &[5, 4])]).unwrap_err().to_string();
+        assert!(compare(&[moves(&[1, 2], &[1, 3]), moves(&[3, 4], &[2, 4])], &[0, 1]).is_ok());
+        let said =
+            compare(&[moves(&[1, 2], &[1, 3]), moves(&[3, 4], &[5, 4])], &[6, 2]).unwrap_err().to_string();
         assert!(
-            said.ends_with("rank 0 sends Some([1, 2, 1, 8]) to rank 1, which expects Some([1, 5, 1, 8])"),
+            said.ends_with("rank 6 sends Some([1, 2, 1, 8]) to rank 2, which expects Some([1, 5, 1, 8])"),
             "{said}"
         );
         let mut other = moves(&[3, 4], &[2, 4]);
         other.shape = vec![8];
-        assert!(compare(&[moves(&[1, 2], &[1, 3]), other]).is_err());
+        assert!(compare(&[moves(&[1, 2], &[1, 3]), other], &[0, 1]).is_err());
     }
 }

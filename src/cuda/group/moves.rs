@@ -140,17 +140,19 @@ impl Steps {
     }
 
     /// The steps by sends and receives: a message for each box, in the order that both of its ends know. Boxes that are one run
-    /// of memory go from where they lie to where they belong, others by way of `staging`.
+    /// of memory go from where they lie to where they belong, others by way of `staging`. `members` are the ranks' numbers in
+    /// the world, for the error.
     pub(super) fn by_messages<D: Launches>(
         &mut self,
         transfers: &[Transfer<'_, D>],
         me: usize,
-        size: usize,
+        members: &[usize],
         staging: NonNull<u8>,
     ) -> Result<()> {
         self.clear();
+        let size = members.len();
         let mut cursor = Cursor { base: staging, used: 0 };
-        self.add_own(transfers, me)?;
+        self.add_own(transfers, me, members[me])?;
         // Each rank begins with the next one, so that not all send to the same one at once.
         for hop in 1..size {
             let to = (me + hop) % size;
@@ -177,8 +179,13 @@ impl Steps {
         Ok(())
     }
 
-    /// What stays on this rank is copied straight.
-    fn add_own<D: Launches>(&mut self, transfers: &[Transfer<'_, D>], me: usize) -> Result<()> {
+    /// What stays on this rank is copied straight. `number` is its number in the world.
+    fn add_own<D: Launches>(
+        &mut self,
+        transfers: &[Transfer<'_, D>],
+        me: usize,
+        number: usize,
+    ) -> Result<()> {
         for transfer in transfers {
             let (mut out, mut into) = (transfer.outgoing(me), transfer.incoming(me));
             loop {
@@ -191,7 +198,7 @@ impl Steps {
                         let extent = |part: Option<StridedBox>| part.map(|part| part.extent);
                         let (from, to) = (extent(from), extent(to));
                         return Err(Error::Plan(format!(
-                            "rank {me} sends {from:?} to rank {me}, which expects {to:?}"
+                            "rank {number} sends {from:?} to rank {number}, which expects {to:?}"
                         )));
                     }
                 }

@@ -43,8 +43,9 @@ impl<'l, T: Element> Ring<'l, T> {
         lengths: &'l [usize],
         block: &KeyValue<'_, T, D>,
         me: usize,
-        size: usize,
+        members: &[usize],
     ) -> Result<Self> {
+        let size = members.len();
         if signature.dtype != T::DTYPE {
             return Err(Error::Plan(format!(
                 "a signature of {} for a block of {}",
@@ -57,9 +58,9 @@ impl<'l, T: Element> Ring<'l, T> {
         }
         let shapes = [block.key.shape(), block.value.shape()];
         if let Some(shape) = shapes.iter().find(|shape| shape[1] != lengths[me]) {
-            let (length, said) = (shape[1], lengths[me]);
+            let (rank, length, said) = (members[me], shape[1], lengths[me]);
             return Err(Error::Plan(format!(
-                "rank {me}'s block is {length} long, where the call says {said}"
+                "rank {rank}'s block is {length} long, where the call says {said}"
             )));
         }
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -178,7 +179,7 @@ impl<D: Launches> GpuComm<D> {
         mut visit: impl FnMut(usize, KeyValue<'_, T, D>) -> Result<()>,
     ) -> Result<()> {
         let (queue, me, size) = (scope.queue(), self.rank(), self.size());
-        let ring = Ring::of(signature, lengths, &block, me, size)?;
+        let ring = Ring::of(signature, lengths, &block, me, &self.end.roll.members)?;
         let Work { carrier, staging, known, steps, recorded } = work;
         if let Carrier::Alone = carrier {
             return visit(0, block);

@@ -272,7 +272,7 @@ impl<L: Link> Communicator for MessageComm<L> {
         }
         if size == 1 {
             self.alone();
-            return Exchange::new(scope, transfers, me, size, |_| 0).keep(me);
+            return Exchange::new(scope, transfers, me, size, |_| 0).keep(me, self.members());
         }
         self.collective(Call::Exchange(*signature, transfers.len()), |round| {
             Exchange::of(scope, transfers, round).run(round)?;

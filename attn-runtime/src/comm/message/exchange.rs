@@ -86,7 +86,7 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         for peer in round.others() {
             self.call(round, peer)?;
         }
-        self.keep(round.me())?;
+        self.keep(round.me(), &round.group.members)?;
         loop {
             // One message to each rank in turn, or one piece copied, and between them what has come.
             for peer in round.others() {
@@ -245,10 +245,10 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
     }
 
     /// Copies what stays on this rank.
-    pub(super) fn keep(&self, me: usize) -> Result<()> {
+    pub(super) fn keep(&self, me: usize, members: &[usize]) -> Result<()> {
         let mut copies = Vec::new();
         for transfer in self.transfers {
-            transfer.copies_from(me, transfer, me, &mut copies)?;
+            transfer.copies_from(me, transfer, me, members, &mut copies)?;
         }
         // SAFETY: the boxes lie inside the transfers' own tensors, which are lent for this call, the destination
         // exclusively.

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::group::{Group, Lent, Publication};
 use super::health::Health;
-use crate::comm::plan::{check_length, check_rotation};
+use crate::comm::plan::{check_rotation, unlike};
 use crate::comm::{Call, Communicator, Rendezvous, Signature, Traffic, Transfer, Whereabouts, split};
 use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
@@ -179,7 +179,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
         transfers: &mut [Transfer<'_, D>],
     ) -> Result<()> {
         let _inside = self.enter()?;
-        let (me, size) = (self.rank(), self.size());
+        let (me, size, members) = (self.rank(), self.size(), self.members());
         let transfers: &[Transfer<'_, D>] = transfers;
         for transfer in transfers {
             transfer.check_peers(size).inspect_err(|error| self.fail(error))?;
@@ -189,7 +189,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
         if size == 1 {
             self.end.collectives.fetch_add(1, Ordering::Relaxed);
             for transfer in transfers {
-                transfer.copies_from(0, transfer, 0, &mut copies)?;
+                transfer.copies_from(me, transfer, me, members, &mut copies)?;
             }
             // SAFETY: the boxes lie inside the transfers' own tensors, which are lent for this call, the destination
             // exclusively.
@@ -208,7 +208,7 @@ impl<D: Device> Communicator for ThreadComm<D> {
                     // SAFETY: the peer made the same call (`agree`), so `address` is that of as many transfers of
                     // the same device, which stay while `reading` lives.
                     let theirs = unsafe { &*address.add(index) };
-                    mine.copies_from(me, theirs, peer, &mut copies)?;
+                    mine.copies_from(me, theirs, peer, members, &mut copies)?;
                 }
             }
             // SAFETY: the sources lie inside tensors that the peers lend while `reading` lives, the destinations
@@ -246,7 +246,10 @@ impl<D: Device> Communicator for ThreadComm<D> {
                 // checked above), so the address is that of a `KeyValue` of this type, which stays while `reading`
                 // lives. The copy made here keeps the tensors' addresses only; `visit` cannot keep it.
                 let theirs = unsafe { *reading.address(owner)?.cast::<KeyValue<'_, T, D>>() };
-                check_length(owner, theirs.key.shape()[1], lengths)?;
+                let length = theirs.key.shape()[1];
+                if length != lengths[owner] {
+                    return Err(unlike(self.members()[owner], length, lengths[owner]));
+                }
                 if hop + 1 < size {
                     // To the next rank, who has it next.
                     let elements =

@@ -30,10 +30,12 @@ pub(crate) enum Fault {
     Shapes,
     /// It calls another collective.
     Other,
+    /// Its connections are closed under it.
+    Close,
 }
 
 impl Fault {
-    /// All that a thread can do wrong, and all that a process can.
+    /// All that a thread can do wrong, all that a process can, and what can happen to one that has sockets.
     pub(crate) const OF_THREADS: [Self; 6] =
         [Self::Panic, Self::Error, Self::Leave, Self::Sleep, Self::Shapes, Self::Other];
     pub(crate) const OF_PROCESSES: [Self; 8] = [
@@ -46,6 +48,17 @@ impl Fault {
         Self::Shapes,
         Self::Other,
     ];
+    pub(crate) const OVER_SOCKETS: [Self; 9] = [
+        Self::Panic,
+        Self::Error,
+        Self::Leave,
+        Self::Exit,
+        Self::Kill,
+        Self::Sleep,
+        Self::Shapes,
+        Self::Other,
+        Self::Close,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
@@ -57,6 +70,7 @@ impl Fault {
             Self::Sleep => "sleeps past the deadline",
             Self::Shapes => "calls with other shapes",
             Self::Other => "calls another collective",
+            Self::Close => "finds its sockets closed",
         }
     }
 
@@ -75,7 +89,7 @@ impl FromStr for Fault {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        let known = Self::OF_PROCESSES.into_iter().find(|fault| format!("{fault:?}") == name);
+        let known = Self::OVER_SOCKETS.into_iter().find(|fault| format!("{fault:?}") == name);
         known.ok_or_else(|| format!("no fault is called {name}"))
     }
 }
@@ -150,6 +164,11 @@ impl Shared {
             }
             Fault::Shapes => Ok(Way::OtherShapes),
             Fault::Other => Ok(Way::OtherCollective),
+            Fault::Close => {
+                #[cfg(unix)]
+                super::sockets::end_all();
+                Ok(Way::Well)
+            }
         }
     }
 }

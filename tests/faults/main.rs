@@ -2,16 +2,28 @@
 //! else, at every point of every strategy, in every kind of world; and every survivor must end in time with an error that
 //! names the rank or the collective.
 //!
-//! Without arguments: all of it among threads, and a sample among processes that `attn launch` starts, and `mpirun` with the feature `mpi`. `--table FILE` tries
-//! everything in every kind of world that this build has and writes down what each survivor saw (`scripts/faults` does so).
+//! Then what comes from outside: a full disk, another token, strangers at the port, a rank killed as it writes.
+//!
+//! Without arguments: all of it among threads, and a sample among processes that `attn launch` starts, of what comes from
+//! outside, and under `mpirun` with the feature `mpi`. `--table FILE` tries everything in every kind of world that this build
+//! has and writes down what each survivor heard; behind FILE may stand which kinds: `threads`, `tcp`, `mpi`, `outside`
+//! (`scripts/faults` does so).
 
+#[cfg(unix)]
+mod ended;
 mod injector;
 #[cfg(feature = "mpi")]
 #[path = "../mpi/mpirun.rs"]
 mod mpirun;
+#[cfg(unix)]
+mod outside;
 mod processes;
 mod rank;
 mod row;
+#[cfg(unix)]
+mod sockets;
+#[cfg(unix)]
+mod strangers;
 #[path = "../suite/mod.rs"]
 mod suite;
 #[path = "../support/mod.rs"]
@@ -27,6 +39,7 @@ use injector::{Fault, Plan};
 use processes::Starter;
 use row::Row;
 use support::Setup;
+use table::Line;
 
 /// One thing to be tried.
 struct Case {
@@ -49,8 +62,8 @@ fn cases(faults: &[Fault]) -> Vec<Case> {
     cases
 }
 
-/// Tries every case, some at a time.
-fn all(cases: &[Case], at_once: usize, try_out: impl Fn(&Case) -> Row + Sync) -> Vec<Row> {
+/// Tries every case, some at a time: what came of them, in order.
+fn all<C: Sync, R: Send>(cases: &[C], at_once: usize, try_out: impl Fn(&C) -> R + Sync) -> Vec<R> {
     let (next, rows) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..at_once {
@@ -70,52 +83,85 @@ fn all(cases: &[Case], at_once: usize, try_out: impl Fn(&Case) -> Row + Sync) ->
     rows.into_iter().map(|(_, row)| row).collect()
 }
 
-fn among_threads() -> Vec<Row> {
+/// What was tried, and what is amiss with it.
+type Tried = (Line, Vec<String>);
+
+fn tried(row: &Row) -> Tried {
+    let complaints = row.complaints();
+    ((row.world, row.line(), !complaints.is_empty()), complaints)
+}
+
+fn among_threads() -> Vec<Tried> {
     // Ranks that panic on purpose need not say so.
     std::panic::set_hook(Box::new(|_| {}));
     let rows =
         all(&cases(&Fault::OF_THREADS), 4, |case| threads::try_out(case.setup, &case.point, case.plan));
     let _ = std::panic::take_hook();
-    rows
+    rows.iter().map(tried).collect()
 }
 
 /// Every fault among processes, or of each kind one, at points of different strategies.
-fn among_processes(starter: &Starter, every: bool) -> Vec<Row> {
-    let all_cases = cases(&Fault::OF_PROCESSES);
-    let step = if every { 1 } else { 17 };
-    let cases: Vec<Case> = all_cases.into_iter().step_by(step).collect();
-    all(&cases, 2, |case| starter.try_out(case.setup, &case.point, case.plan))
+fn among_processes(starter: &Starter, every: bool) -> Vec<Tried> {
+    let cases = sample(cases(starter.faults), every, 17);
+    all(&cases, 2, |case| tried(&starter.try_out(case.setup, &case.point, case.plan)))
+}
+
+#[cfg(unix)]
+fn from_outside(every: bool) -> Vec<Tried> {
+    all(&sample(outside::trials(), every, 5), 2, |trial| {
+        let outside = trial.try_out();
+        ((table::OUTSIDE, outside.line(), !outside.complaints.is_empty()), outside.complaints)
+    })
+}
+
+#[cfg(not(unix))]
+fn from_outside(_: bool) -> Vec<Tried> {
+    Vec::new()
+}
+
+/// All, or every so many.
+fn sample<C>(cases: Vec<C>, every: bool, step: usize) -> Vec<C> {
+    cases.into_iter().step_by(if every { 1 } else { step }).collect()
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.first().is_some_and(|first| first == "rank") {
-        return if processes::rank(&arguments).is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) };
+    match arguments.first().map(String::as_str) {
+        Some("rank") => return code(processes::rank(&arguments)),
+        #[cfg(unix)]
+        Some("stranger") => return code(strangers::announce()),
+        _ => {}
     }
-    let every = arguments.iter().any(|argument| argument == "--table");
-    let mut rows = among_threads();
-    for starter in Starter::all() {
-        rows.extend(among_processes(&starter, every));
+    let (page, kinds) = match arguments.as_slice() {
+        [flag, page, kinds @ ..] if flag == "--table" => (Some(page), kinds),
+        _ => (None, &[][..]),
+    };
+    let wanted = |kind: &str| kinds.is_empty() || kinds.iter().any(|wanted| wanted == kind);
+    let mut rows = if wanted("threads") { among_threads() } else { Vec::new() };
+    for starter in Starter::all().iter().filter(|starter| wanted(starter.link)) {
+        rows.extend(among_processes(starter, page.is_some()));
+    }
+    if wanted("outside") {
+        rows.extend(from_outside(page.is_some()));
     }
     let mut failed = 0;
-    for row in &rows {
-        let complaints = row.complaints();
-        if !complaints.is_empty() {
+    for ((_, line, _), complaints) in rows.iter().filter(|(_, complaints)| !complaints.is_empty()) {
+        failed += 1;
+        println!("{line}\n    {}", complaints.join("\n    "));
+    }
+    let passed = rows.len() - failed;
+    if let Some(page) = page {
+        let lines: Vec<Line> = rows.into_iter().map(|(line, _)| line).collect();
+        if let Err(error) = table::write(page.as_ref(), &lines) {
+            println!("cannot write {page}: {error}");
             failed += 1;
-            println!("{}\n    {}", row.line(), complaints.join("\n    "));
         }
     }
-    if let [flag, file] = arguments.as_slice()
-        && flag == "--table"
-        && let Err(error) = table::write(file.as_ref(), &rows)
-    {
-        println!("cannot write {file}: {error}");
-        failed += 1;
-    }
-    println!(
-        "test result: {}. {} passed; {failed} failed",
-        if failed == 0 { "ok" } else { "FAILED" },
-        rows.len() - failed
-    );
-    if failed == 0 && !rows.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("test result: {}. {passed} passed; {failed} failed", if failed == 0 { "ok" } else { "FAILED" });
+    code((failed == 0 && passed > 0).then_some(()))
+}
+
+/// How this process ends.
+fn code(outcome: Option<()>) -> ExitCode {
+    if outcome.is_some() { ExitCode::SUCCESS } else { ExitCode::from(2) }
 }

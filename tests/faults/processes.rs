@@ -1,17 +1,19 @@
 //! Worlds of processes in which something goes wrong: this program starts itself as each rank.
 
+use std::cell::Cell;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use attn::prelude::*;
 use attn::{Communicator, Cpu, Error};
 
-use super::injector::{DEADLINE, Plan};
+use super::injector::{DEADLINE, Fault, Plan};
 #[cfg(feature = "mpi")]
-use super::mpirun::{Kind, arguments, mpirun};
+use super::mpirun::{Kind, arguments, mpirun, naming};
 use super::rank::{RANKS, SETUPS, live};
 use super::row::Row;
+use super::table;
 use super::threads::slept;
 use crate::support::Setup;
 
@@ -21,12 +23,16 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Who starts the ranks.
 #[derive(Clone, Debug)]
 pub(crate) struct Starter {
-    /// What the table calls the world: `tcp`, `MPI`.
+    /// The section of the table.
     pub(crate) world: &'static str,
+    /// What ranks talk over: `tcp`, `mpi`.
+    pub(crate) link: &'static str,
+    /// What can go wrong there.
+    pub(crate) faults: &'static [Fault],
     /// The program that starts them, and what comes before the ranks' own.
-    pub(crate) program: String,
-    pub(crate) arguments: Vec<String>,
-    pub(crate) environment: Vec<(&'static str, &'static str)>,
+    program: String,
+    arguments: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Starter {
@@ -35,15 +41,21 @@ impl Starter {
         [Some(Self::launch()), Self::mpirun()].into_iter().flatten().collect()
     }
 
-    /// Open MPI's `mpirun`. (MPICH's does not say which rank was killed; `tests/mpi` tries that.)
+    /// The `mpirun` of the MPI that this was built with.
     #[cfg(feature = "mpi")]
     fn mpirun() -> Option<Self> {
         let kind = Kind::linked();
         let (arguments, environment) = arguments(kind);
-        (kind == Kind::OpenMpi).then(|| Self {
-            world: "MPI",
+        Some(Self {
+            world: if kind == Kind::OpenMpi { table::OPEN_MPI } else { table::MPICH },
+            link: "mpi",
+            faults: &Fault::OF_PROCESSES,
             program: mpirun().display().to_string(),
-            arguments: arguments.iter().chain(&["-n", "4"]).map(|&word| word.to_owned()).collect(),
+            arguments: [arguments, &["-n", "4"], naming(kind)]
+                .concat()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
             environment: environment.to_vec(),
         })
     }
@@ -54,9 +66,11 @@ impl Starter {
     }
 
     /// `attn launch`, over sockets.
-    pub(crate) fn launch() -> Self {
+    fn launch() -> Self {
         Self {
-            world: "tcp",
+            world: table::TCP,
+            link: "tcp",
+            faults: &Fault::OVER_SOCKETS,
             program: String::from(env!("CARGO_BIN_EXE_attn")),
             arguments: ["launch", "-n", "4", "--"].map(String::from).into(),
             environment: Vec::new(),
@@ -71,7 +85,7 @@ impl Starter {
         let child = [
             this,
             String::from("rank"),
-            String::from(self.world),
+            String::from(self.link),
             number.to_string(),
             rank.to_string(),
             at.to_string(),
@@ -107,18 +121,18 @@ impl Starter {
             rank,
             said,
             starter: starter.map(str::to_owned),
-            took: if ended { longest.saturating_sub(slept(plan)) } else { LIMIT },
+            took: if ended.is_some() { longest.saturating_sub(slept(plan)) } else { LIMIT },
         }
     }
 }
 
-/// What a program says on both streams until it ends; whether it did.
-fn run(mut command: Command) -> (String, bool) {
+/// What a program says on both streams until it ends, and its status; none if it had to be ended.
+pub(crate) fn run(mut command: Command) -> (String, Option<ExitStatus>) {
     let started = Instant::now();
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = match child {
         Ok(child) => child,
-        Err(error) => return (format!("cannot run {}: {error}", command.get_program().display()), false),
+        Err(error) => return (format!("cannot run {}: {error}", command.get_program().display()), None),
     };
     let read = |stream: Option<Box<dyn Read + Send>>| {
         std::thread::spawn(move || {
@@ -129,18 +143,18 @@ fn run(mut command: Command) -> (String, bool) {
     };
     let out = read(child.stdout.take().map(|stream| Box::new(stream) as _));
     let err = read(child.stderr.take().map(|stream| Box::new(stream) as _));
-    let ended = loop {
+    let status = loop {
         match child.try_wait() {
             Ok(None) if started.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(10)),
-            Ok(Some(_)) => break true,
+            Ok(Some(status)) => break Some(status),
             _ => {
                 let _ = child.kill();
-                break false;
+                break None;
             }
         }
     };
     let [out, err] = [out, err].map(|thread| thread.join().unwrap_or_default());
-    (out + &err, ended)
+    (out + &err, status)
 }
 
 /// One rank of such a world: `rank WORLD STRATEGY RANK POINT FAULT`.
@@ -148,26 +162,51 @@ pub(crate) fn rank(arguments: &[String]) -> Option<()> {
     let [_, world, setup, rank, point, fault] = arguments else { return None };
     let setup = *SETUPS.get(setup.parse::<usize>().ok()?)?;
     let plan = Plan { rank: rank.parse().ok()?, point: point.parse().ok()?, fault: fault.parse().ok()? };
-    let outcome = match world.as_str() {
-        "tcp" => World::from_env().and_then(|world| {
-            world.deadline(DEADLINE).threads_per_rank(1).run(|comm| report(comm, setup, plan))
-        }),
+    let started = Instant::now();
+    match world.as_str() {
+        "tcp" => {
+            let world = World::from_env().ok()?.deadline(DEADLINE).threads_per_rank(1);
+            let (me, lived) = (world.rank(), Cell::new(false));
+            let outcome = world.run(|comm| report(comm, setup, plan, &lived));
+            end(me, started, outcome, &lived)
+        }
         #[cfg(feature = "mpi")]
-        "MPI" => attn::comm::mpi::world().and_then(|world| {
-            world.deadline(DEADLINE).threads_per_rank(1).run(|comm| report(comm, setup, plan))
-        }),
+        "mpi" => {
+            let world = attn::comm::mpi::world().ok()?.deadline(DEADLINE).threads_per_rank(1);
+            let (me, lived) = (world.rank(), Cell::new(false));
+            let outcome = world.run(|comm| report(comm, setup, plan, &lived));
+            end(me, started, outcome, &lived)
+        }
         _ => return None,
-    };
-    if outcome.is_err() {
-        std::process::exit(1);
     }
     Some(())
 }
 
+/// Ends a rank, after a word on why it has not come to live.
+fn end(rank: usize, started: Instant, outcome: attn::Result<()>, lived: &Cell<bool>) {
+    if outcome.is_err() {
+        if !lived.get() {
+            say(rank, started, &outcome);
+        }
+        std::process::exit(1);
+    }
+}
+
 /// Lives, and says on one line how it ended.
-fn report<C: Communicator<Device = Cpu>>(comm: C, setup: Setup, plan: Plan) -> attn::Result<()> {
+fn report<C: Communicator<Device = Cpu>>(
+    comm: C,
+    setup: Setup,
+    plan: Plan,
+    lived: &Cell<bool>,
+) -> attn::Result<()> {
     let (rank, started) = (comm.rank(), Instant::now());
+    lived.set(true);
     let (outcome, _) = live(comm, setup, Some(plan), 2);
+    say(rank, started, &outcome);
+    outcome
+}
+
+fn say(rank: usize, started: Instant, outcome: &attn::Result<()>) {
     let what = outcome.as_ref().map_or_else(Error::to_string, |()| String::from("well"));
     let line = format!(
         "outcome of rank {rank} {:.3} {}\n",
@@ -175,5 +214,4 @@ fn report<C: Communicator<Device = Cpu>>(comm: C, setup: Setup, plan: Plan) -> a
         what.replace('\n', " ")
     );
     let _ = std::io::stdout().write_all(line.as_bytes());
-    outcome
 }

@@ -7,7 +7,7 @@ use super::injector::{DEADLINE, Fault};
 /// One fault in one world.
 #[derive(Debug)]
 pub(crate) struct Row {
-    /// `threads`, `tcp`, `MPI`.
+    /// The section of the table.
     pub(crate) world: &'static str,
     pub(crate) strategy: &'static str,
     /// Where in the strategy.
@@ -55,7 +55,7 @@ impl Row {
         match self.fault {
             Fault::Panic => says(&["panicked"]),
             Fault::Error => says(&["failed"]),
-            Fault::Leave | Fault::Exit => says(&["has ended", "is lost", "failed"]),
+            Fault::Leave | Fault::Exit | Fault::Close => says(&["has ended", "is lost", "failed"]),
             // Under MPI nobody learns that a process is dead; at the deadline it is the one that is missing.
             Fault::Kill => says(&["has ended", "is lost", "failed"]) || self.misses(error),
             // Who waits for one that waits for the sleeper has not heard of that one either.
@@ -94,9 +94,9 @@ impl Row {
             [(text, _)] => vec![text.clone()],
             several => several.iter().map(|(text, ranks)| format!("{ranks:?} {text}")).collect(),
         };
-        let Self { world, strategy, point, fault, rank, took, .. } = self;
+        let Self { strategy, point, fault, rank, took, .. } = self;
         format!(
-            "| {world} | {strategy} | {point} | rank {rank} {} | {} | {:.1} s |",
+            "| {strategy} | {point} | rank {rank} {} | {} | {:.1} s |",
             fault.name(),
             heard.join("; "),
             took.as_secs_f64()
@@ -105,7 +105,7 @@ impl Row {
 }
 
 /// An error without what stands in parentheses: the details of a call.
-fn shortened(error: &str) -> String {
+pub(crate) fn shortened(error: &str) -> String {
     let mut depth = 0_usize;
     let mut short = String::new();
     for letter in error.chars() {

@@ -24,7 +24,7 @@ pub(crate) fn try_out(setup: Setup, point: &str, plan: Plan) -> Row {
         outcome
     });
     Row {
-        world: "threads",
+        world: super::table::THREADS,
         strategy: setup.strategy,
         point: point.to_owned(),
         fault: plan.fault,

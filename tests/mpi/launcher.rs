@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::mpirun::{Kind, arguments, mpirun};
+use crate::mpirun::{Kind, arguments, mpirun, naming};
 
 /// Which part this process plays.
 pub(crate) const PART: &str = "ATTN_TEST_PART";
@@ -35,15 +35,20 @@ pub(crate) struct Outcome {
 impl Job {
     /// This program, in so many processes, each of which plays a part.
     pub(crate) fn new(ranks: usize, part: &'static str) -> Self {
-        Self::command(mpirun(), Kind::linked(), ranks, part)
+        Self::command(mpirun(), Kind::linked(), ranks, part, &[])
+    }
+
+    /// The same, started so that a rank which is killed is named.
+    pub(crate) fn naming(ranks: usize, part: &'static str) -> Self {
+        Self::command(mpirun(), Kind::linked(), ranks, part, naming(Kind::linked()))
     }
 
     /// The same, under another launcher.
     pub(crate) fn under(self, (mpirun, kind): (PathBuf, Kind)) -> Self {
-        Self::command(mpirun, kind, self.ranks, self.part)
+        Self::command(mpirun, kind, self.ranks, self.part, &[])
     }
 
-    fn command(mpirun: PathBuf, kind: Kind, ranks: usize, part: &'static str) -> Self {
+    fn command(mpirun: PathBuf, kind: Kind, ranks: usize, part: &'static str, before: &[&str]) -> Self {
         let (arguments, variables) = arguments(kind);
         let mut command = Command::new(mpirun);
         command
@@ -51,6 +56,7 @@ impl Job {
             .envs(variables.iter().copied())
             .arg("-n")
             .arg(ranks.to_string())
+            .args(before)
             .args(this_program());
         Self { command, ranks, part, what: format!("{part} on {ranks} ranks") }
     }

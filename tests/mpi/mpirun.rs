@@ -69,3 +69,18 @@ pub(crate) const fn arguments(
         Kind::Mpich => (&[], &[]),
     }
 }
+
+/// What stands before the ranks' program so that a rank that is killed is named. Open MPI's `mpirun` does that by itself.
+/// MPICH's ends the others as soon as the rank's end of a pipe is closed, and names a process, which need not be that one:
+/// here a shell holds the pipe until it has said which rank it was.
+pub(crate) const fn naming(kind: Kind) -> &'static [&'static str] {
+    match kind {
+        Kind::OpenMpi => &[],
+        Kind::Mpich => &[
+            "sh",
+            "-c",
+            r#""$@"; code=$?; [ $code = 0 ] || echo "rank $PMI_RANK ended with exit code $code" >&2; exit $code"#,
+            "sh",
+        ],
+    }
+}

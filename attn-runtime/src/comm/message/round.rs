@@ -294,6 +294,8 @@ impl<'g, L: Link> Round<'g, L> {
                     return Err(self.unreadable(member, "a second call"));
                 }
                 if theirs != self.call.fingerprint() {
+                    // Given back first: its sender shows nothing more, its words either, before this has been taken.
+                    self.done(letter)?;
                     return Err(self.quarrel(None));
                 }
             }
@@ -338,6 +340,9 @@ impl<'g, L: Link> Round<'g, L> {
             let member = self.group.members.iter().position(|member| *member == letter.from);
             if let (Some(member), Kind::Call | Kind::Words) = (member, letter.kind) {
                 complete = hear(&mut self.calls, member, &letter);
+            }
+            if let Err(error) = self.done(letter) {
+                return error;
             }
         }
         self.verdict(&words)

@@ -1,6 +1,7 @@
 //! What no peer may do to a rank, and what only shows from the inside.
 
 mod ahead;
+mod places;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use attn::comm::Rendezvous;
+use attn::comm::message::{ChannelLink, MessageComm};
 use attn::cuda::{self, Check, GpuComm, GpuOptions, GpuQueue, Transport};
 use attn::device::Arena;
+use attn::device::cpu::CpuQueue;
 use attn::prelude::*;
 use attn::{Device, Error, ExchangePlan, KeyValue, Transfer};
 
@@ -21,21 +24,42 @@ pub fn outcomes<R: Rig>(
     most: Duration,
     body: impl Fn(GpuComm<DeviceOf<R>>) -> Outcome + Sync,
 ) -> Option<Vec<Outcome>> {
-    let queues: Vec<R::Queue> = (0..ranks).map_while(|rank| R::queue(rank as u64)).collect();
+    outcomes_over::<R>(threads(ranks), options, most, body)
+}
+
+/// What ranks of one process talk over on the host.
+fn threads(ranks: usize) -> Vec<Box<dyn Rendezvous>> {
+    let world = World::threads(ranks).threads_per_rank(1).deadline(Duration::from_secs(20));
+    world.communicators().unwrap().into_iter().map(|host| Box::new(host) as Box<dyn Rendezvous>).collect()
+}
+
+/// What ranks of several processes talk over, as far as they can tell.
+fn messages(ranks: usize) -> Vec<Box<dyn Rendezvous>> {
+    let host = |link| {
+        let queue = CpuQueue::new(1).unwrap();
+        Box::new(MessageComm::by_link(link, queue, Duration::from_secs(20)).unwrap()) as Box<dyn Rendezvous>
+    };
+    ChannelLink::world(ranks).into_iter().map(host).collect()
+}
+
+/// As [`outcomes`], for ranks that talk so on the host.
+fn outcomes_over<R: Rig>(
+    hosts: Vec<Box<dyn Rendezvous>>,
+    options: GpuOptions,
+    most: Duration,
+    body: impl Fn(GpuComm<DeviceOf<R>>) -> Outcome + Sync,
+) -> Option<Vec<Outcome>> {
+    let queues: Vec<R::Queue> = (0..hosts.len()).map_while(|rank| R::queue(rank as u64)).collect();
     if queues.is_empty() {
         return None;
     }
     let began = Instant::now();
-    let hosts =
-        World::threads(ranks).threads_per_rank(1).deadline(Duration::from_secs(20)).communicators().unwrap();
     let body = &body;
     let outcomes = std::thread::scope(|scope| {
         let threads: Vec<_> = hosts
             .into_iter()
             .zip(queues)
-            .map(|(host, queue)| {
-                scope.spawn(move || body(GpuComm::open_with(Box::new(host), queue, options)?))
-            })
+            .map(|(host, queue)| scope.spawn(move || body(GpuComm::open_with(host, queue, options)?)))
             .collect();
         let panicked = Err(Error::RankPanicked { rank: 99, message: String::new() });
         threads.into_iter().map(|thread| thread.join().unwrap_or(panicked.clone())).collect()
@@ -83,7 +107,13 @@ where
 
 /// A rank that stays away from a call like one that ranks have compared before: the GPUs wait, and no host does.
 pub fn a_rank_that_stays_away_is_named<R: Rig>() {
-    let outcomes = outcomes::<R>(3, options(700), Duration::from_secs(10), |comm| {
+    for hosts in [threads, messages] {
+        stay_away::<R>(hosts(3));
+    }
+}
+
+fn stay_away<R: Rig>(hosts: Vec<Box<dyn Rendezvous>>) {
+    let outcomes = outcomes_over::<R>(hosts, options(700), Duration::from_secs(10), |comm| {
         turn(&comm, 0)?;
         if comm.rank() == 1 {
             // Long enough for the others' deadline.

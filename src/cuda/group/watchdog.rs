@@ -21,7 +21,7 @@ use crate::cuda::nccl::{Ending, Handle};
 /// How often it looks, at first and at last, while something is under way.
 const LOOK: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(20)];
 
-/// How often it asks for failures while nothing but replays can be under way.
+/// How often it asks the host side while nothing is under way, or nothing but replays can be.
 const ASK: Duration = Duration::from_millis(100);
 
 /// How long a collective may go on after a rank that takes part in it has ended, where it cannot be told whether that
@@ -308,11 +308,16 @@ impl<D: Launches> Watch<D> {
             let mut state = self.lock();
             if state.flights.is_empty() && !state.over {
                 pause = LOOK[0];
-                if self.fault.get().is_some() || !self.replays.load(Ordering::Relaxed) {
-                    drop(self.changed.wait(state));
+                state = self.changed.wait_timeout(state, ASK).unwrap_or_else(PoisonError::into_inner).0;
+                if !state.over
+                    && (self.fault.get().is_some() || !self.replays.load(Ordering::Relaxed))
+                    && state.flights.is_empty()
+                {
+                    drop(state);
+                    // Whoever waits for this rank, which may be at work of its own, asks its host side how far it has come.
+                    let _ = self.world().failure();
                     continue;
                 }
-                state = self.changed.wait_timeout(state, ASK).unwrap_or_else(PoisonError::into_inner).0;
             }
             if state.over || self.fault.get().is_some() {
                 state.flights.clear();

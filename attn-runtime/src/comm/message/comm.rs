@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::exchange::Exchange;
+use super::places::Places;
 use super::rotate::{PART, Ring};
 use super::round::{Group, Round};
 use super::shared::{self, Blocks, Shared};
@@ -47,6 +48,14 @@ struct End<L: Link> {
     collectives: AtomicU64,
     /// What ranks of one host show each other in rings.
     blocks: Mutex<Blocks>,
+    /// Where they say that they are.
+    places: Arc<Places>,
+}
+
+impl<L: Link> Drop for End<L> {
+    fn drop(&mut self) {
+        self.life.world.leave(&self.places);
+    }
 }
 
 /// A rank's presence in the world: it ends when the last handle of any of its groups is dropped.
@@ -91,7 +100,8 @@ impl<L: Link> MessageComm<L> {
         let world = comm.world();
         if world.size > 1 {
             let group = Group { number: SETTING_UP, members: (0..world.size).collect(), me: world.rank };
-            let ranks = Self::in_group(Arc::clone(&comm.end.life), group);
+            let places = world.places(group.number);
+            let ranks = Self::in_group(Arc::clone(&comm.end.life), group, places);
             let gather = &mut |what: &'static str, record: &[u8]| ranks.gather(what, record);
             let (pairs, shared) = Shared::open(world.rank, key, gather)?;
             world.share(pairs, shared);
@@ -113,10 +123,12 @@ impl<L: Link> MessageComm<L> {
         }
         let world = World::new(link, deadline);
         let group = Group { number: ALL, members: (0..world.size).collect(), me: world.rank };
-        Ok(Self::in_group(Arc::new(Life { world, queue }), group))
+        let places = world.places(group.number);
+        Ok(Self::in_group(Arc::new(Life { world, queue }), group, places))
     }
 
-    fn in_group(life: Arc<Life<L>>, group: Group) -> Self {
+    fn in_group(life: Arc<Life<L>>, group: Group, places: Arc<Places>) -> Self {
+        places.set_members(&group.members);
         let end = End {
             life,
             group,
@@ -125,6 +137,7 @@ impl<L: Link> MessageComm<L> {
             sent: AtomicU64::new(0),
             collectives: AtomicU64::new(0),
             blocks: Mutex::default(),
+            places,
         };
         Self { end: Arc::new(end) }
     }
@@ -236,7 +249,9 @@ impl<L: Link> Communicator for MessageComm<L> {
     fn split(&self, color: usize, key: usize) -> Result<Self> {
         let _inside = self.enter()?;
         let Group { number, ref members, me } = self.end.group;
-        let (numbers, sequence) = self.collective(Call::Split, |round| {
+        let (numbers, places) = self.collective(Call::Split, |round| {
+            // Others may be done with the new group before this rank has it: what they say is heard from here on.
+            let places = self.world().places(hash(&(number, round.sequence(), color as u64)));
             let mut numbers = vec![(color, key); members.len()];
             round.others().try_for_each(|peer| round.call(peer, [color as u64, key as u64, 0, 0], None))?;
             round.meet(|peer, letter| {
@@ -247,15 +262,15 @@ impl<L: Link> Communicator for MessageComm<L> {
                 numbers[peer] = (color, key);
                 Ok(())
             })?;
-            Ok((numbers, round.sequence()))
+            Ok((numbers, places))
         })?;
         let chosen = split::members(&numbers, color);
         let group = Group {
-            number: hash(&(number, sequence, color as u64)),
+            number: places.group,
             me: chosen.iter().position(|&member| member == me).unwrap_or_default(),
             members: chosen.iter().map(|&member| members[member]).collect(),
         };
-        Ok(Self::in_group(Arc::clone(&self.end.life), group))
+        Ok(Self::in_group(Arc::clone(&self.end.life), group, places))
     }
 
     fn exchange(
@@ -357,10 +372,13 @@ impl<L: Link> Rendezvous for MessageComm<L> {
         self.world().failure().map(|failure| failure.error)
     }
 
+    fn arrive(&self, place: u64) {
+        self.end.places.arrive(place);
+    }
+
+    /// What the others answered last: they are asked now and then while this rank comes no further itself.
     fn whereabouts(&self) -> Vec<Whereabouts> {
-        let ended = self.world().ended();
-        let of = |member: &usize| Whereabouts { arrived: None, ended: ended[*member] };
-        self.end.group.members.iter().map(of).collect()
+        self.world().whereabouts(&self.end.places)
     }
 }
 

@@ -21,6 +21,7 @@ mod failure;
 mod link;
 mod note;
 mod pieces;
+mod places;
 mod rotate;
 mod round;
 mod shared;

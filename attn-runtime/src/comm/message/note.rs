@@ -22,6 +22,10 @@ pub(super) enum Kind {
     Mapped,
     /// A rank has taken data: the answer for which who sends more may have to wait.
     Taken,
+    /// A rank wants to know where another is, as that has left word of it in a group.
+    Where,
+    /// That. The first number is the place.
+    Place,
     /// There is something to read in shared memory.
     Bell,
     /// The body of a message in shared memory.
@@ -29,7 +33,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 11] = [
         Self::Call,
         Self::Data,
         Self::Words,
@@ -37,6 +41,8 @@ impl Kind {
         Self::Farewell,
         Self::Mapped,
         Self::Taken,
+        Self::Where,
+        Self::Place,
         Self::Bell,
         Self::Body,
     ];

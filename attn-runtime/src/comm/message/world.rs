@@ -2,13 +2,14 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use super::note::{Kind, Note};
+use super::places::Places;
 use super::shared::{Body, Pairs, Shared, Slot, Taken, Windows};
 use super::{Bytes, Event, Link, failure};
-use crate::comm::Call;
+use crate::comm::{Call, Whereabouts};
 use crate::error::{Error, Result};
 
 /// For how long one wait keeps the link from other threads of this rank.
@@ -90,6 +91,8 @@ struct State<L> {
     /// What has come and not been asked for, by group and number of the collective.
     mail: HashMap<(u64, u64), VecDeque<Letter>>,
     peers: Vec<Peer>,
+    /// The groups of this rank, by number: where it says that it is.
+    places: HashMap<u64, Weak<Places>>,
     failure: Option<Failure>,
     /// Whether this rank has said farewell.
     closed: bool,
@@ -109,8 +112,9 @@ impl<L: Link> World<L> {
     pub(super) fn new(link: L, deadline: Duration) -> Self {
         let (rank, size) = (link.rank(), link.size());
         let peers = vec![Peer::Here; size];
-        let mail = HashMap::new();
-        let state = State { link, shared: None, pairs: None, mail, peers, failure: None, closed: false };
+        let (mail, places) = (HashMap::new(), HashMap::new());
+        let (shared, pairs, failure) = (None, None, None);
+        let state = State { link, shared, pairs, mail, peers, places, failure, closed: false };
         let (windows, wanted) = (OnceLock::new(), AtomicUsize::new(0));
         Self { rank, size, deadline, windows, state: Mutex::new(state), wanted }
     }
@@ -147,12 +151,39 @@ impl<L: Link> World<L> {
         self.state().reaches(rank)
     }
 
-    /// Whether a rank makes no further call, by rank, as far as is known.
-    pub(super) fn ended(&self) -> Vec<bool> {
-        let mut state = self.state();
+    /// Where the ranks of a group are. From now on what they say of it is heard, and this one answers.
+    pub(super) fn places(&self, group: u64) -> Arc<Places> {
+        let places = Arc::new(Places::new(group, self.rank, self.size));
+        let groups = &mut self.state().places;
+        groups.retain(|_, places| places.strong_count() > 0);
+        groups.insert(group, Arc::downgrade(&places));
+        places
+    }
+
+    /// Tells the other ranks of a group where this one is for the last time.
+    pub(super) fn leave(&self, places: &Places) {
+        let state = &mut *self.state();
+        state.places.remove(&places.group);
+        if !state.closed {
+            state.tell(places);
+        }
+    }
+
+    /// What is known of the ranks of a group, by member. Asks them, if it is time to.
+    pub(super) fn whereabouts(&self, places: &Places) -> Vec<Whereabouts> {
+        let state = &mut *self.state();
         // An error of the link is told by whoever waits for messages.
         let _ = state.collect();
-        state.peers.iter().map(|peer| !matches!(peer, Peer::Here)).collect()
+        if !state.closed && places.asks(Instant::now()) {
+            state.send_all(places, &places.question());
+        }
+        let of = |rank: &usize| match state.peers.get(*rank) {
+            Some(Peer::Here) => Whereabouts { arrived: places.of(*rank), ended: false },
+            Some(Peer::Left) => Whereabouts { arrived: places.of(*rank), ended: true },
+            // It may have come further than it has told.
+            Some(Peer::Lost(_)) | None => Whereabouts { arrived: None, ended: true },
+        };
+        places.members().iter().map(of).collect()
     }
 
     /// Sends a message to a rank.
@@ -309,6 +340,8 @@ impl<L: Link> World<L> {
             return;
         }
         state.flush(GRACE);
+        let groups: Vec<Arc<Places>> = state.places.values().filter_map(Weak::upgrade).collect();
+        groups.iter().for_each(|places| state.tell(places));
         let farewell = Note::of_the_world(Kind::Farewell).head();
         for peer in (0..self.size).filter(|peer| *peer != self.rank) {
             // Nothing can be told of a failure here; the others find the link closed.
@@ -437,8 +470,33 @@ impl<L: Link> State<L> {
                     shared.body(from, body);
                 }
             }
+            Kind::Where => {
+                let places = self.places.get(&group).and_then(Weak::upgrade);
+                if let Some(note) = places.and_then(|places| places.answer()) {
+                    let _ = self.link.send(from, note.head(), None);
+                }
+            }
+            Kind::Place => {
+                if let Some(places) = self.places.get(&group).and_then(Weak::upgrade) {
+                    places.hear(from, numbers[0]);
+                }
+            }
             // It has woken who slept.
             Kind::Bell => {}
+        }
+    }
+
+    /// Tells the other ranks of a group where this one is, if it has left word.
+    fn tell(&mut self, places: &Places) {
+        if let Some(note) = places.answer() {
+            self.send_all(places, &note);
+        }
+    }
+
+    /// Sends the other ranks of a group a message over the link. Who cannot be told learns of the failure that is behind it.
+    fn send_all(&mut self, places: &Places, note: &Note) {
+        for rank in places.others() {
+            let _ = self.link.send(rank, note.head(), None);
         }
     }
 

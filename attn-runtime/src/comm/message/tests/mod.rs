@@ -2,6 +2,7 @@
 
 mod ahead;
 mod direct;
+mod places;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -38,6 +38,7 @@ impl Fault {
     /// All that a thread can do wrong, all that a process can, and what can happen to one that has sockets.
     pub(crate) const OF_THREADS: [Self; 6] =
         [Self::Panic, Self::Error, Self::Leave, Self::Sleep, Self::Shapes, Self::Other];
+    #[cfg(feature = "mpi")]
     pub(crate) const OF_PROCESSES: [Self; 8] = [
         Self::Panic,
         Self::Error,

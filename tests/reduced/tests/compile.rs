@@ -1,8 +1,11 @@
 //! What the attribute says where a backend's cargo feature is off.
 
 #[test]
+fn a_backend_whose_feature_is_on_can_be_named() {
+    trybuild::TestCases::new().pass("tests/compile/pass/*.rs");
+}
+
+#[test]
 fn a_backend_needs_its_feature() {
-    let cases = trybuild::TestCases::new();
-    cases.pass("tests/compile/pass/*.rs");
-    cases.compile_fail("tests/compile/fail/*.rs");
+    trybuild::TestCases::new().compile_fail("tests/compile/fail/*.rs");
 }

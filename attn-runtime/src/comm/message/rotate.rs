@@ -12,11 +12,12 @@ use super::{Bytes, Link};
 use crate::comm::plan::unlike;
 use crate::device::{Cpu, Device, Scope, StridedCopy};
 use crate::error::{Error, Result};
-use crate::tensor::{DType, Element, KeyValue, View, contiguous_strides};
+use crate::tensor::{DType, Element, KeyValue, View, ViewMut, contiguous_strides};
 
-/// A block's bytes in one message, at most. Longer blocks are put together again where they arrive: the deadline counts
-/// from message to message. Tests have none so long that they could cut them otherwise.
-pub(super) const PART: usize = if cfg!(test) { 1 << 10 } else { 8 << 20 };
+/// A block's bytes in one message, at most: so that a part goes on to the next rank while the rest of the block is still coming,
+/// is copied while it is in the cache, and the deadline counts from part to part. Tests have no blocks so long that they could
+/// cut them otherwise.
+pub(super) const PART: usize = if cfg!(test) { 1 << 10 } else { 1 << 20 };
 
 /// How many blocks may be on their way to a rank that has not said that it has taken them. No ring waits for itself: who waits
 /// to pass on what it looks at in one hop waits for a rank that has not come to that hop.
@@ -95,19 +96,43 @@ pub(super) struct Ring<'r, 'g, L: Link> {
 }
 
 /// Where a block is.
-enum Body {
-    /// On this rank.
-    Here(Arc<Bytes>),
+enum Body<'a> {
+    /// In the message in which it came.
+    Whole(Arc<Bytes>),
+    /// In scratch memory, where its parts have been put together.
+    Joined(&'a [u8]),
     /// Shown by its owner.
     Shown(Look),
 }
 
-impl Body {
+impl Body<'_> {
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Here(bytes) => bytes,
+            Self::Whole(bytes) => bytes,
+            Self::Joined(bytes) => bytes,
             Self::Shown(look) => look.bytes(),
         }
+    }
+}
+
+/// Scratch memory for a block in parts.
+struct Scratch<'s> {
+    scope: Scope<'s, Cpu>,
+    /// How much the longest block of the ring takes.
+    longest: usize,
+    taken: Option<ViewMut<'s, u8, Cpu>>,
+}
+
+impl Scratch<'_> {
+    /// So many bytes of it.
+    fn bytes(&mut self, length: usize) -> Result<&mut [u8]> {
+        let view = match &mut self.taken {
+            Some(view) => view,
+            none => none.insert(self.scope.take([1, 1, 1, self.longest])?),
+        };
+        assert!(length <= self.longest);
+        // SAFETY: the view is dense, has at least so many elements, and is borrowed exclusively.
+        Ok(unsafe { core::slice::from_raw_parts_mut(view.base().as_ptr(), length) })
     }
 }
 
@@ -148,13 +173,11 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         let own = Packed::new(block, lengths[me])?;
         moved(own.moved());
         self.call(block, &own)?;
+        let longest = lengths.iter().map(|length| Ok(Packed::new(block, *length)?.bytes));
+        let longest = longest.collect::<Result<Vec<_>>>()?.into_iter().max().unwrap_or_default();
+        let mut scratch = Scratch { scope, longest, taken: None };
         if !self.sees(me, self.next) {
-            let mut body = Bytes::zeroed(own.bytes)?;
-            let copies = pack(block, &own, body.as_mut_slice());
-            // SAFETY: both tensors are lent for this call and have the packed shape (`check_block`), of which the body, which
-            // nobody else has yet, holds two.
-            unsafe { Cpu::copy(scope.queue(), &copies) }?;
-            self.pass_on(me, own.shape[1], &Arc::new(body))?;
+            self.send_own(block, &own, &mut scratch)?;
         }
         self.meet(lengths)?;
         let coming = self.round.others().filter(|&owner| !self.sees(owner, me)).count();
@@ -163,24 +186,47 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         for hop in 1..size {
             let owner = (me + size - hop) % size;
             let coming = Packed::new(block, lengths[owner])?;
-            let body = match self.sees(owner, me) {
-                true => Body::Shown(self.look(owner, &coming)?),
-                false => Body::Here(self.receive(owner, &coming, lengths)?),
-            };
+            let goes_on = hop + 1 < size && !self.sees(owner, self.next);
             if hop + 1 < size {
                 moved(coming.moved());
-                if !self.sees(owner, self.next) {
-                    let bytes = match &body {
-                        Body::Here(bytes) => Arc::clone(bytes),
-                        Body::Shown(look) => Arc::new(Bytes::copied(look.bytes())?),
-                    };
-                    self.pass_on(owner, coming.shape[1], &bytes)?;
-                }
             }
+            let body = if self.sees(owner, me) {
+                let look = self.look(owner, &coming)?;
+                if goes_on {
+                    self.pass_on(owner, coming.shape[1], look.bytes())?;
+                }
+                Body::Shown(look)
+            } else {
+                self.receive(owner, &coming, lengths, goes_on, &mut scratch)?
+            };
             self.round.check()?;
             visit(owner, coming.view(body.bytes()))?;
         }
         self.wait_for_mappings()
+    }
+
+    /// Sends this rank's block to the next one.
+    fn send_own<T: Element>(
+        &mut self,
+        block: KeyValue<'_, T, Cpu>,
+        own: &Packed,
+        scratch: &mut Scratch<'_>,
+    ) -> Result<()> {
+        let (me, length, queue) = (self.round.me(), own.shape[1], scratch.scope.queue());
+        if own.bytes > self.limit {
+            let whole = scratch.bytes(own.bytes)?;
+            let copies = pack(block, own, whole);
+            // SAFETY: both tensors are lent for this call and have the packed shape (`check_block`), of which the memory, which
+            // nobody else has, holds two.
+            unsafe { Cpu::copy(queue, &copies) }?;
+            return self.pass_on(me, length, whole);
+        }
+        let mut body = Bytes::zeroed(own.bytes)?;
+        let copies = pack(block, own, body.as_mut_slice());
+        // SAFETY: as above.
+        unsafe { Cpu::copy(queue, &copies) }?;
+        self.wait_for_credit()?;
+        self.send(me, length, Some(Arc::new(body)))
     }
 
     /// Looks whether the length that comes with a member's block is what the call says.
@@ -282,7 +328,7 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
     }
 
     /// The next message of the previous rank.
-    fn next_part(&mut self) -> Result<Letter> {
+    fn next_letter(&mut self) -> Result<Letter> {
         loop {
             if let Some(letter) = self.early.pop_front() {
                 return Ok(letter);
@@ -293,66 +339,92 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         }
     }
 
-    /// The next block from the previous rank, which is told that it is here.
-    fn receive(&mut self, owner: usize, coming: &Packed, lengths: &[usize]) -> Result<Arc<Bytes>> {
-        let block = self.assemble(owner, coming, lengths)?;
+    /// The next block from the previous rank, which is told that it is here. Its parts go on to the next rank as they come, if
+    /// they are to.
+    fn receive<'a>(
+        &mut self,
+        owner: usize,
+        coming: &Packed,
+        lengths: &[usize],
+        goes_on: bool,
+        scratch: &'a mut Scratch<'_>,
+    ) -> Result<Body<'a>> {
+        let parts = coming.bytes.div_ceil(self.limit).max(1);
+        let whole = if parts > 1 { scratch.bytes(coming.bytes)? } else { &mut [] };
+        let mut only = None;
+        for part in 0..parts {
+            let body = self.next_part(owner, coming, lengths, part * self.limit)?;
+            if goes_on {
+                if part == 0 {
+                    self.wait_for_credit()?;
+                }
+                self.send(owner, coming.shape[1], Some(Arc::clone(&body)))?;
+            }
+            if parts == 1 {
+                only = Some(body);
+            } else {
+                whole[part * self.limit..][..body.len()].copy_from_slice(&body);
+            }
+        }
         if self.answers.took() {
             self.round.taken(self.previous)?;
         }
-        Ok(block)
+        Ok(only.map_or(Body::Joined(whole), Body::Whole))
     }
 
-    /// Puts a block together from its messages.
-    fn assemble(&mut self, owner: usize, coming: &Packed, lengths: &[usize]) -> Result<Arc<Bytes>> {
-        let parts = coming.bytes.div_ceil(self.limit).max(1);
-        let mut whole = Bytes::zeroed(if parts > 1 { coming.bytes } else { 0 })?;
-        for part in 0..parts {
-            let letter = self.next_part()?;
-            let [number, length, whose, ..] = letter.numbers;
-            if number != self.received || whose != owner as u64 {
-                return Err(self.round.unreadable(self.previous, "a message out of turn"));
-            }
-            self.received += 1;
-            self.check_length(owner, length, lengths)?;
-            let start = part * self.limit;
-            let expected = (coming.bytes - start).min(self.limit);
-            let body = letter.body.into_bytes()?;
-            let found = body.as_ref().map_or(0, |body| body.len());
-            if found != expected {
-                let rank = self.round.number(owner);
-                return Err(Error::Plan(format!(
-                    "rank {rank}'s block comes in {found} bytes, where the call says {expected}"
-                )));
-            }
-            match body {
-                Some(body) if parts == 1 => return Ok(body),
-                Some(body) => whole.as_mut_slice()[start..start + found].copy_from_slice(&body),
-                None => {}
-            }
+    /// The next part of a block from the previous rank: the bytes from `start` on.
+    fn next_part(
+        &mut self,
+        owner: usize,
+        coming: &Packed,
+        lengths: &[usize],
+        start: usize,
+    ) -> Result<Arc<Bytes>> {
+        let letter = self.next_letter()?;
+        let [number, length, whose, ..] = letter.numbers;
+        if number != self.received || whose != owner as u64 {
+            return Err(self.round.unreadable(self.previous, "a message out of turn"));
         }
-        Ok(Arc::new(whole))
+        self.received += 1;
+        self.check_length(owner, length, lengths)?;
+        let expected = (coming.bytes - start).min(self.limit);
+        let body = match letter.body.into_bytes()? {
+            Some(body) => body,
+            None => Arc::new(Bytes::zeroed(0)?),
+        };
+        if body.len() == expected {
+            return Ok(body);
+        }
+        let (rank, found) = (self.round.number(owner), body.len());
+        Err(Error::Plan(format!(
+            "rank {rank}'s block comes in {found} bytes, where the call says {expected}"
+        )))
     }
 
-    /// Sends a block to the next rank, in parts if it is long, as soon as that rank has taken those before.
-    fn pass_on(&mut self, owner: usize, length: usize, body: &Arc<Bytes>) -> Result<()> {
+    /// Sends a block to the next rank, in parts if it is long.
+    fn pass_on(&mut self, owner: usize, length: usize, block: &[u8]) -> Result<()> {
+        self.wait_for_credit()?;
+        for part in block.chunks(self.limit) {
+            self.send(owner, length, Some(Arc::new(Bytes::copied(part)?)))?;
+        }
+        // Of nothing there is one part, too.
+        if block.is_empty() { self.send(owner, length, None) } else { Ok(()) }
+    }
+
+    /// Waits until the next rank has taken so many blocks that one more may go, which then goes.
+    fn wait_for_credit(&mut self) -> Result<()> {
         while !self.credit.is_left() {
             let next = self.next;
             let (member, letter) = self.round.next(|member| member == next)?;
             self.keep(member, letter)?;
         }
         self.credit.spend();
-        if body.len() <= self.limit {
-            let body = (!body.is_empty()).then(|| Arc::clone(body));
-            return self.send(owner, length, body);
-        }
-        for part in body.chunks(self.limit) {
-            self.send(owner, length, Some(Arc::new(Bytes::copied(part)?)))?;
-        }
         Ok(())
     }
 
     /// Sends the next rank a message, which says whose block it belongs to.
     fn send(&mut self, owner: usize, length: usize, body: Option<Arc<Bytes>>) -> Result<()> {
+        let body = body.filter(|body| !body.is_empty());
         self.round.data(self.next, [self.sent, length as u64, owner as u64, 0, 0], body)?;
         self.sent += 1;
         Ok(())

@@ -57,6 +57,8 @@ impl Link for Counting {
     }
 
     fn send(&mut self, to: usize, head: Head, body: Option<Arc<Bytes>>) -> Result<()> {
+        // What goes on to a further rank is memory of its own there, as it is behind any link between processes.
+        let body = body.map(|body| Bytes::copied(&body).map(Arc::new)).transpose()?;
         if let Some(body) = &body {
             let mut way = self.ways[self.link.rank()][to].lock().unwrap();
             way.bodies.retain(|body| body.strong_count() > 0);
@@ -313,6 +315,7 @@ struct Member {
 enum Step {
     Receive,
     Pass,
+    Answer,
 }
 
 /// Whether a ring comes to its end in which some ranks look at the blocks of some others, and nobody runs further ahead.
@@ -322,8 +325,11 @@ fn ends(size: usize, ahead: u64, sees: impl Fn(usize, usize) -> bool) -> bool {
             let (mut steps, next) = (Vec::new(), (me + 1) % size);
             for hop in 0..size {
                 let owner = (me + size - hop) % size;
-                steps.extend((hop > 0 && !sees(owner, me)).then_some(Step::Receive));
+                let receives = hop > 0 && !sees(owner, me);
+                // Parts go on as they come, and the answer is to the whole.
+                steps.extend(receives.then_some(Step::Receive));
                 steps.extend((hop + 1 < size && !sees(owner, next)).then_some(Step::Pass));
+                steps.extend(receives.then_some(Step::Answer));
             }
             let received = steps.iter().filter(|step| **step == Step::Receive).count();
             let answers = Answers::new(ahead, received as u64);
@@ -338,6 +344,7 @@ fn ends(size: usize, ahead: u64, sees: impl Fn(usize, usize) -> bool) -> bool {
             None => false,
             Some(Step::Receive) => members[me].come > 0,
             Some(Step::Pass) => members[me].credit.is_left(),
+            Some(Step::Answer) => true,
         };
         if !goes {
             stuck += 1;
@@ -347,14 +354,15 @@ fn ends(size: usize, ahead: u64, sees: impl Fn(usize, usize) -> bool) -> bool {
             continue;
         }
         stuck = 0;
-        if members[me].steps[members[me].done] == Step::Pass {
-            members[me].credit.spend();
-            members[next].come += 1;
-        } else {
-            members[me].come -= 1;
-            if members[me].answers.took() {
-                assert!(members[previous].credit.answered());
+        let step = members[me].steps[members[me].done];
+        match step {
+            Step::Receive => members[me].come -= 1,
+            Step::Pass => {
+                members[me].credit.spend();
+                members[next].come += 1;
             }
+            Step::Answer if members[me].answers.took() => assert!(members[previous].credit.answered()),
+            Step::Answer => {}
         }
         members[me].done += 1;
     }

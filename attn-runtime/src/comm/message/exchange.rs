@@ -269,9 +269,9 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
         // the `bytes` of the parcel that follow one another from its start on, which nobody else has yet.
         unsafe {
             match parcel {
-                Parcel::Bytes(_) => Cpu::copy(self.scope.queue(), &copies)?,
-                // Whoever read the slot last has its lines in caches: to write there would ask for each of them back.
-                Parcel::Slot(_) => Cpu::copy_past_caches(&copies),
+                // Whoever read the slots last has their lines in caches: to write there would ask for each of them back.
+                Parcel::Slot(_) if self.much => Cpu::copy_past_caches(&copies),
+                _ => Cpu::copy(self.scope.queue(), &copies)?,
             }
         }
         Ok(parcel)

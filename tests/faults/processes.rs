@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{Read, Write};
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use attn::prelude::*;
@@ -129,6 +129,8 @@ impl Starter {
 /// What a program says on both streams until it ends, and its status; none if it had to be ended.
 pub(crate) fn run(mut command: Command) -> (String, Option<ExitStatus>) {
     let started = Instant::now();
+    #[cfg(unix)]
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = match child {
         Ok(child) => child,
@@ -148,13 +150,23 @@ pub(crate) fn run(mut command: Command) -> (String, Option<ExitStatus>) {
             Ok(None) if started.elapsed() < LIMIT => std::thread::sleep(Duration::from_millis(10)),
             Ok(Some(status)) => break Some(status),
             _ => {
-                let _ = child.kill();
+                end_all(&mut child);
                 break None;
             }
         }
     };
     let [out, err] = [out, err].map(|thread| thread.join().unwrap_or_default());
     (out + &err, status)
+}
+
+/// Ends a program and what it has started, which may hold its streams.
+fn end_all(child: &mut Child) {
+    #[cfg(target_os = "linux")]
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 /// One rank of such a world: `rank WORLD STRATEGY RANK POINT FAULT`.

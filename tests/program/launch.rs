@@ -14,7 +14,9 @@ use crate::{fail, texts};
 
 /// What each rank runs is a script of `sh`.
 fn launch(args: &[&str], script: &str) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_attn"));
+    // Whoever runs these tests may have been told to ignore signals, as what runs in the background is.
+    let mut command = Command::new("env");
+    command.args(["--default-signal=HUP,INT,TERM", env!("CARGO_BIN_EXE_attn")]);
     command.arg("launch").args(args).args(["--", "sh", "-c", script]);
     command
 }

@@ -15,8 +15,8 @@ use crate::error::Result;
 /// A kind of memory and the queue that orders work on it.
 ///
 /// # Safety
-/// [`allocate`](Self::allocate) and [`scratch`](Self::scratch) must return memory of at least `bytes` bytes, zeroed, aligned to 64, that stays
-/// where [`base`](Self::base) says, untouched by anybody else, until the [`Memory`](Self::Memory) is dropped (also
+/// [`allocate`](Self::allocate) and [`scratch`](Self::scratch) must return memory of at least `bytes` bytes, zeroed, aligned to
+/// 64, that stays where [`base`](Self::base) says, untouched by anybody who has not been lent it, until the [`Memory`](Self::Memory) is dropped (also
 /// while the `Memory` itself is moved). Dropping a `Memory` waits for all work that names it, or frees it behind that work:
 /// what is queued outlives the borrows of views.
 pub unsafe trait Device: Sized + 'static {

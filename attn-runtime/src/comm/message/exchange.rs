@@ -83,6 +83,11 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
 
     /// Carries it out.
     pub(super) fn run<L: Link>(mut self, round: &mut Round<'_, L>) -> Result<()> {
+        // The others hear of a failure before scratch memory is taken back, which may take long.
+        self.carry_out(round).inspect_err(|error| round.fail(error))
+    }
+
+    fn carry_out<L: Link>(&mut self, round: &mut Round<'_, L>) -> Result<()> {
         for peer in round.others() {
             self.call(round, peer)?;
         }
@@ -108,7 +113,11 @@ impl<'s, 't, 'a> Exchange<'s, 't, 'a> {
             }
             let mut ways = self.outgoing.iter_mut().chain(&mut self.incoming);
             if round.all_have_come() && ways.all(Way::is_done) {
-                return if self.offered.over() { Ok(()) } else { Err(round.withdrawn()) };
+                return if core::mem::take(&mut self.offered).over() {
+                    Ok(())
+                } else {
+                    Err(round.withdrawn())
+                };
             }
             let ways = self.outgoing.iter_mut().zip(&mut self.incoming);
             let awaited = ways.map(|(out, into)| out.has_word() || into.has_word() || into.has_message());

@@ -45,8 +45,8 @@ pub trait Link: Send + 'static {
     /// How many ranks there are.
     fn size(&self) -> usize;
 
-    /// Queues a message to another rank. What moves tensors cuts bodies to 2^30 bytes at most. Messages from one rank to one rank arrive in their order, whole. A message to a
-    /// rank that is lost is dropped: the loss has been told, or will be.
+    /// Queues a message to another rank. What moves tensors cuts bodies to 2^30 bytes at most. Messages from one rank to one
+    /// rank arrive in their order, whole. A message to a rank that is lost is dropped: the loss has been told, or will be.
     ///
     /// # Errors
     /// If the link itself fails.

@@ -10,7 +10,8 @@ const PROTOCOL: u64 = 0x6174_6e02 << 32;
 pub(super) enum Kind {
     /// A rank has come to a collective. The first number is the fingerprint of its call.
     Call,
-    /// Part of what a collective moves. The first number counts these messages, from 0.
+    /// Part of what a collective moves, or word of it. The first number counts these messages; in an exchange, the second says
+    /// what it is.
     Data,
     /// The words of a call that differs from others; the body.
     Words,

@@ -100,7 +100,7 @@ impl Pieces {
                 continue;
             }
             let piece = cut.piece(part, self.next.1);
-            let more = size(&piece);
+            let more = piece.bytes();
             if bytes > 0 && bytes + more > self.limit {
                 break;
             }
@@ -110,11 +110,6 @@ impl Pieces {
         }
         (!message.is_empty()).then_some(bytes)
     }
-}
-
-/// The bytes of a piece.
-fn size(piece: &StridedBox) -> usize {
-    piece.item * piece.extent.iter().product::<usize>()
 }
 
 /// The copies of a message's pieces into dense memory, one behind the other, from `base` on.
@@ -135,7 +130,7 @@ fn dense(message: &[StridedBox], base: *mut u8) -> impl Iterator<Item = (&Stride
             strides: contiguous_strides(piece.extent),
             ..*piece
         };
-        *bytes += size(piece);
+        *bytes += piece.bytes();
         Some((piece, packed))
     })
 }

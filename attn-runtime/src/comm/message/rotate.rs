@@ -63,7 +63,8 @@ impl Packed {
         );
         let tensor = |start: usize| {
             // SAFETY: the body has `bytes` initialised bytes, and nobody writes it while it is borrowed; key and value lie
-            // inside of it, by `new`; it is aligned to 64, as `start` is (an empty body lies at no address less aligned). Any bytes are elements.
+            // inside of it, by `new`; it is aligned to 64, as `start` is (an empty body lies at no address less aligned). Any bytes
+            // are elements.
             unsafe {
                 let base = core::ptr::NonNull::from(body).cast::<u8>().add(start);
                 View::from_raw_parts(base.cast(), self.shape, contiguous_strides(self.shape))
@@ -395,9 +396,10 @@ impl<'r, 'g, L: Link> Ring<'r, 'g, L> {
         if body.len() == expected {
             return Ok(body);
         }
-        let (rank, found) = (self.round.number(owner), body.len());
+        let [rank, previous] = [owner, self.previous].map(|member| self.round.number(member));
+        let found = body.len();
         Err(Error::Plan(format!(
-            "rank {rank}'s block comes in {found} bytes, where the call says {expected}"
+            "rank {rank}'s block comes from rank {previous} in {found} bytes, where the call says {expected}"
         )))
     }
 

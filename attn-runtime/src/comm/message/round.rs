@@ -195,6 +195,11 @@ impl<'g, L: Link> Round<'g, L> {
         self.world.check(&self.wait(Duration::ZERO, &Vec::new, &[]))
     }
 
+    /// Makes an error the world's, unless it has one.
+    pub(super) fn fail(&self, error: &Error) {
+        self.world.fail(error);
+    }
+
     /// The failure from which an error follows, if one is told soon, or else the error.
     pub(super) fn explained(&self, error: Error) -> Error {
         let until = Instant::now() + self.patience();

@@ -28,13 +28,16 @@ pub(super) struct Open {
 }
 
 impl Memory {
-    /// New memory, zeroed. All of it is there from the start: touching it can fail for nobody.
+    /// New memory, zeroed. All of it is there from the start, so that touching it can fail for nobody, until it is
+    /// [released](Open::release).
     #[cfg(target_os = "linux")]
     pub(super) fn create(bytes: usize) -> io::Result<(Self, Open)> {
         use std::os::fd::AsRawFd;
 
         use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
 
+        // What the system can never have is refused here. What follows would first take all that there is.
+        drop(MmapOptions::new().len(bytes).map_anon()?);
         let file = memfd_create("attn", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         fallocate(&file, FallocateFlags::empty(), 0, bytes as u64)?;
         fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
@@ -103,8 +106,9 @@ impl Memory {
     pub(super) fn number(&self, index: usize) -> &AtomicU64 {
         assert!(index < self.bytes() / size_of::<u64>());
         // SAFETY: the number lies inside of the mapping, by the line above, and is aligned, since the mapping is to a page.
-        // Nobody touches it but through this function, that is atomically, and where the mapping is for reading nobody
-        // writes through it: the numbers that a process writes are in memory of its own.
+        // Nobody touches a number but through this function, that is atomically (tensors and entries stand apart from numbers),
+        // and where the mapping is for reading nobody writes through it: the numbers that a process writes are in memory of its
+        // own.
         unsafe { AtomicU64::from_ptr(self.map.as_mut_ptr().cast::<u64>().wrapping_add(index)) }
     }
 

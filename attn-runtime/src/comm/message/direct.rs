@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::tensor::reach;
 
 /// Less than this from one rank to another goes by messages: it arrives with the call. (Tests have no tensors so long.)
-const LEAST: usize = if cfg!(test) { 1 << 10 } else { 128 << 10 };
+const LEAST: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 
 /// How many bytes are copied between two looks at what else has come.
 pub(super) const PIECE: usize = if cfg!(test) { 3 << 10 } else { 4 << 20 };

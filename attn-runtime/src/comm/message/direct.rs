@@ -11,7 +11,8 @@ use crate::comm::StridedBox;
 use crate::error::Result;
 use crate::tensor::reach;
 
-/// Less than this from one rank to another goes by messages: it arrives with the call. (Tests have no tensors so long.)
+/// Less than this from one rank to another goes by messages: it arrives with the call, where a copy would wait for the other
+/// rank's call. (Less in tests, whose tensors are short.)
 const LEAST: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 
 /// How many bytes are copied between two looks at what else has come.

@@ -7,8 +7,9 @@
 //! asked for.
 //!
 //! The first failure of the world counts. Who fails tells all ranks of the world, and who hears of it tells them too, before
-//! it leaves. What is on its way is owned by the link, and what arrives by this module: nothing of the caller's is referenced
-//! once a call has returned, however it did.
+//! it leaves. What is on its way is owned by the link, and what arrives by this module. Scratch memory that ranks of a host
+//! reach in each other is taken back when a call fails: once a call has returned, however it did, nobody writes to anything of
+//! the caller's, and nobody takes what it reads there for data.
 
 mod announcement;
 mod bytes;

@@ -15,7 +15,7 @@ use super::memory::{Memory, Open, Place};
 use crate::device::cpu::{CpuMemory, Lender};
 use crate::error::{Error, Result};
 
-/// Less than this is no window: exchanges of so little go by messages. (Tests have no arenas so large.)
+/// Less than this is no window: exchanges of so little go by messages. (Less in tests, whose arenas are small.)
 const LEAST: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 
 /// Where tensors start; before them the window says what it is.

@@ -54,10 +54,42 @@ impl Rows {
         Self { base: core::ptr::null_mut(), batch_stride: 0, seq_stride: 0, head_stride: 0 };
 }
 
-/// `AttnFlashCall`.
+/// `AttnMask`: all fields of device memory may be null.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-pub struct FlashCall {
+pub struct Mask {
+    pub key_lengths: *const i32,
+    pub query_segments: *const i32,
+    pub key_segments: *const i32,
+    pub dense: *const u8,
+    pub dense_strides: [i64; 4],
+    pub cover: *mut u8,
+    pub dense_heads: i32,
+    pub band_lo: i32,
+    pub band_hi: i32,
+    pub reserved: i32,
+}
+
+impl Mask {
+    /// Every query attends the key of its own number, and none else: a band is still to be set.
+    pub const NONE: Self = Self {
+        key_lengths: core::ptr::null(),
+        query_segments: core::ptr::null(),
+        key_segments: core::ptr::null(),
+        dense: core::ptr::null(),
+        dense_strides: [0; 4],
+        cover: core::ptr::null_mut(),
+        dense_heads: 0,
+        band_lo: 0,
+        band_hi: 0,
+        reserved: 0,
+    };
+}
+
+/// `AttnAttention`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Attention {
     pub query: Tensor,
     pub key: Tensor,
     pub value: Tensor,
@@ -66,15 +98,13 @@ pub struct FlashCall {
     pub lse: Rows,
     pub state_max: Rows,
     pub state_sum: Rows,
-    pub key_lengths: *const i32,
+    pub mask: Mask,
     pub batch: i32,
     pub seq_q: i32,
     pub seq_k: i32,
     pub heads: i32,
     pub kv_heads: i32,
     pub head_dim: i32,
-    pub band_lo: i32,
-    pub band_hi: i32,
     pub element: i32,
     pub form: i32,
     pub scale: f32,
@@ -216,10 +246,11 @@ pub struct ProbePeak {
 }
 
 /// The size of each struct, in the order of `attn_abi_sizes`.
-const SIZES: [usize; 12] = [
+const SIZES: [usize; 13] = [
     size_of::<Tensor>(),
     size_of::<Rows>(),
-    size_of::<FlashCall>(),
+    size_of::<Mask>(),
+    size_of::<Attention>(),
     size_of::<StateCall>(),
     size_of::<Copy>(),
     size_of::<ExchangeBox>(),
@@ -237,10 +268,12 @@ const _: () = {
     assert!(size_of::<Tensor>() == 32 && size_of::<Rows>() == 32);
     assert!(offset_of!(Tensor, batch_stride) == 8 && offset_of!(Tensor, head_stride) == 24);
     assert!(offset_of!(Rows, batch_stride) == 8 && offset_of!(Rows, head_stride) == 24);
-    assert!(offset_of!(FlashCall, state_output) == 128 && offset_of!(FlashCall, lse) == 160);
-    assert!(offset_of!(FlashCall, key_lengths) == 256 && offset_of!(FlashCall, batch) == 264);
-    assert!(offset_of!(FlashCall, band_lo) == 288 && offset_of!(FlashCall, scale) == 304);
-    assert!(size_of::<FlashCall>() == 312 && align_of::<FlashCall>() == 8);
+    assert!(offset_of!(Mask, dense_strides) == 32 && offset_of!(Mask, cover) == 64);
+    assert!(offset_of!(Mask, band_lo) == 76 && size_of::<Mask>() == 88 && align_of::<Mask>() == 8);
+    assert!(offset_of!(Attention, state_output) == 128 && offset_of!(Attention, lse) == 160);
+    assert!(offset_of!(Attention, mask) == 256 && offset_of!(Attention, batch) == 344);
+    assert!(offset_of!(Attention, element) == 368 && offset_of!(Attention, scale) == 376);
+    assert!(size_of::<Attention>() == 384 && align_of::<Attention>() == 8);
     assert!(offset_of!(StateCall, state_max) == 64 && offset_of!(StateCall, batch) == 160);
     assert!(size_of::<StateCall>() == 184 && align_of::<StateCall>() == 8);
     assert!(offset_of!(Copy, destination) == 8 && offset_of!(Copy, item) == 16);
@@ -262,25 +295,54 @@ const _: () = {
 /// A function that queues one call on a stream and returns a status.
 pub(crate) type Launch<P> = unsafe extern "C" fn(call: *const P, stream: *mut c_void) -> c_int;
 
-/// The functions of one build of the kernels: linked for a GPU, or loaded from the simulator's library.
-#[derive(Clone, Copy, Debug)]
-pub struct Launchers {
-    pub flash_sm90: Launch<FlashCall>,
-    pub state_begin: Launch<StateCall>,
-    pub state_finish: Launch<StateCall>,
-    pub copy: unsafe extern "C" fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int,
-    pub exchange: Launch<Exchange>,
-    pub exchange_withdraw: Launch<ExchangeGroup>,
-    pub exchange_prepare: unsafe extern "C" fn() -> c_int,
-    pub exchange_mailbox_bytes: unsafe extern "C" fn() -> usize,
-    pub probe_wgmma: Launch<ProbeWgmma>,
-    pub probe_tma: Launch<ProbeTma>,
-    pub probe_peak: Launch<ProbePeak>,
-    pub multiprocessors: unsafe extern "C" fn(count: *mut c_int) -> c_int,
-    pub status_name: unsafe extern "C" fn(status: c_int) -> *const c_char,
-    pub status_text: unsafe extern "C" fn(status: c_int) -> *const c_char,
-    pub abi_sizes: unsafe extern "C" fn(sizes: *mut usize, room: usize) -> usize,
+/// Hands the list of all functions of the kernels' library to a macro: each as the field of [`Launchers`] that holds it, its
+/// name and its signature. A new one is one row here, besides its declaration in `abi.h`.
+macro_rules! for_each_launcher {
+    ($then:ident) => {
+        $then! {
+            flash_sm90 = attn_flash_sm90: fn(call: *const Attention, stream: *mut c_void) -> c_int;
+            state_begin = attn_state_begin: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
+            state_finish = attn_state_finish: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
+            copy = attn_copy: fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int;
+            exchange = attn_exchange: fn(call: *const Exchange, stream: *mut c_void) -> c_int;
+            exchange_withdraw = attn_exchange_withdraw: fn(group: *const ExchangeGroup, stream: *mut c_void) -> c_int;
+            exchange_prepare = attn_exchange_prepare: fn() -> c_int;
+            exchange_mailbox_bytes = attn_exchange_mailbox_bytes: fn() -> usize;
+            probe_wgmma = attn_probe_wgmma: fn(call: *const ProbeWgmma, stream: *mut c_void) -> c_int;
+            probe_tma = attn_probe_tma: fn(call: *const ProbeTma, stream: *mut c_void) -> c_int;
+            probe_peak = attn_probe_peak: fn(call: *const ProbePeak, stream: *mut c_void) -> c_int;
+            multiprocessors = attn_multiprocessors: fn(count: *mut c_int) -> c_int;
+            status_name = attn_status_name: fn(status: c_int) -> *const c_char;
+            status_text = attn_status_text: fn(status: c_int) -> *const c_char;
+            abi_sizes = attn_abi_sizes: fn(sizes: *mut usize, room: usize) -> usize;
+        }
+    };
 }
+#[cfg(any(feature = "cuda", feature = "sim"))]
+pub(crate) use for_each_launcher;
+
+macro_rules! table {
+    ($($field:ident = $symbol:ident: fn($($name:ident: $type:ty),*) -> $result:ty;)*) => {
+        /// The functions of one build of the kernels: linked for a GPU, or loaded from the simulator's library.
+        #[derive(Clone, Copy, Debug)]
+        pub struct Launchers {
+            $(pub $field: unsafe extern "C" fn($($name: $type),*) -> $result,)*
+        }
+
+        /// Tables for tests: functions that nobody is to call.
+        #[cfg(test)]
+        pub(crate) mod uncalled {
+            use super::*;
+
+            $(unsafe extern "C" fn $field($(_: $type),*) -> $result {
+                unreachable!(stringify!($symbol))
+            })*
+
+            pub(crate) const TABLE: Launchers = Launchers { $($field,)* };
+        }
+    };
+}
+for_each_launcher!(table);
 
 impl Launchers {
     /// This table, if its kernels were built from the header that this file mirrors.
@@ -324,32 +386,8 @@ impl Launchers {
 mod tests {
     use super::*;
 
-    unsafe extern "C" fn launch<P>(_: *const P, _: *mut c_void) -> c_int {
-        OK
-    }
-
-    unsafe extern "C" fn copy(_: *const Copy, _: usize, _: *mut c_void) -> c_int {
-        OK
-    }
-
-    unsafe extern "C" fn count(_: *mut c_int) -> c_int {
-        OK
-    }
-
-    unsafe extern "C" fn prepare() -> c_int {
-        OK
-    }
-
-    unsafe extern "C" fn bytes() -> usize {
-        0
-    }
-
-    unsafe extern "C" fn status(_: c_int) -> *const c_char {
-        c"attnNothing".as_ptr()
-    }
-
     /// The sizes that abi.h has on every 64-bit machine.
-    const OF_HEADER: [usize; 12] = [32, 32, 312, 184, 120, 64, 92, 160, 312, 48, 56, 32];
+    const OF_HEADER: [usize; 13] = [32, 32, 88, 384, 184, 120, 64, 92, 160, 312, 48, 56, 32];
 
     /// What `attn_abi_sizes` does with the sizes of a header.
     ///
@@ -369,37 +407,21 @@ mod tests {
 
     unsafe extern "C" fn wrong(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 304, 184, 120, 64, 92, 160, 312, 48, 56, 32], sizes, room) }
+        unsafe { write(&[32, 32, 88, 376, 184, 120, 64, 92, 160, 312, 48, 56, 32], sizes, room) }
     }
 
     unsafe extern "C" fn fewer(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&OF_HEADER[..11], sizes, room) }
+        unsafe { write(&OF_HEADER[..12], sizes, room) }
     }
 
     unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 312, 184, 120, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room) }
+        unsafe { write(&[32, 32, 88, 384, 184, 120, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room) }
     }
 
     fn table(abi_sizes: unsafe extern "C" fn(*mut usize, usize) -> usize) -> Launchers {
-        Launchers {
-            flash_sm90: launch,
-            state_begin: launch,
-            state_finish: launch,
-            copy,
-            exchange: launch,
-            exchange_withdraw: launch,
-            exchange_prepare: prepare,
-            exchange_mailbox_bytes: bytes,
-            probe_wgmma: launch,
-            probe_tma: launch,
-            probe_peak: launch,
-            multiprocessors: count,
-            status_name: status,
-            status_text: status,
-            abi_sizes,
-        }
+        Launchers { abi_sizes, ..uncalled::TABLE }
     }
 
     #[test]
@@ -408,11 +430,11 @@ mod tests {
         let checked = |sizes| unsafe { table(sizes).checked() };
         assert!(checked(right).is_ok());
         let message = checked(wrong).unwrap_err().to_string();
-        assert!(message.contains("304") && message.contains("312"), "{message}");
+        assert!(message.contains("376") && message.contains("384"), "{message}");
         assert!(message.contains("one source tree"), "{message}");
         let message = checked(fewer).unwrap_err().to_string();
-        assert!(message.contains("its 11 structs") && message.contains("48, 56], the 12 of"), "{message}");
+        assert!(message.contains("its 12 structs") && message.contains("48, 56], the 13 of"), "{message}");
         let message = checked(more).unwrap_err().to_string();
-        assert!(message.contains("its 13 structs") && message.contains("56, 32] and more"), "{message}");
+        assert!(message.contains("its 14 structs") && message.contains("56, 32] and more"), "{message}");
     }
 }

@@ -82,7 +82,7 @@ impl FlashSm90 {
             return Err(layout::unsupported(NAME, "a mask's key lengths in `forward_with`", supported));
         }
         let mut flash = self.whole(queue, call)?;
-        flash.key_lengths = key_lengths.map_or(Ok(core::ptr::null()), |lengths| {
+        flash.mask.key_lengths = key_lengths.map_or(Ok(core::ptr::null()), |lengths| {
             let (expected, found) = ([call.query.shape()[0], 1, 1, 1], lengths.shape());
             layout::shape("key_lengths", found, expected, "one for each batch row")?;
             if lengths.strides()[0] != 1 && found[0] > 1 {
@@ -100,7 +100,7 @@ impl FlashSm90 {
         self,
         queue: &D::Queue,
         call: &mut AttentionCall<'_, T, D>,
-    ) -> Result<abi::FlashCall> {
+    ) -> Result<abi::Attention> {
         let AttentionCall { query, kv, ref mask, scale, ref mut out, ref mut lse } = *call;
         let mut flash = self.inputs(queue, query, kv, mask, scale)?;
         (flash.out, flash.lse) = outputs(query.shape(), out.reborrow(), lse.as_mut().map(ViewMut::reborrow))?;
@@ -116,7 +116,7 @@ impl FlashSm90 {
         KeyValue { key, value }: KeyValue<'_, T, D>,
         mask: &BlockMask<'_, D>,
         scale: f32,
-    ) -> Result<abi::FlashCall> {
+    ) -> Result<abi::Attention> {
         D::supports(queue, NAME)?;
         let kinds = Mask { span: Span::Full, ..mask.kinds() };
         if !MASKS.takes(kinds) {
@@ -148,7 +148,7 @@ impl FlashSm90 {
         };
         let (query, key, value) = (tensor("query", query)?, tensor("key", key)?, tensor("value", value)?);
         here::<D>(queue, NAME, &[("query", query.base), ("key", key.base), ("value", value.base)])?;
-        Ok(abi::FlashCall {
+        Ok(abi::Attention {
             query,
             key,
             value,
@@ -157,15 +157,13 @@ impl FlashSm90 {
             lse: abi::Rows::NONE,
             state_max: abi::Rows::NONE,
             state_sum: abi::Rows::NONE,
-            key_lengths: core::ptr::null(),
+            mask: abi::Mask { band_lo, band_hi, ..abi::Mask::NONE },
             batch: layout::length(NAME, "batch", batch)?,
             seq_q,
             seq_k,
             heads: layout::length(NAME, "heads", heads)?,
             kv_heads: layout::length(NAME, "kv_heads", kv_heads)?,
             head_dim: layout::length(NAME, "head_dim", head_dim)?,
-            band_lo,
-            band_hi,
             element: number::<T>(),
             form: self.form as i32,
             scale: layout::scale(NAME, scale)?,
@@ -242,7 +240,7 @@ impl<D: Launches, T: Half> AttentionKernel<D, T> for FlashSm90 {
     fn forward(&self, scope: Scope<'_, D>, call: &mut AttentionCall<'_, T, D>) -> Result<()> {
         let mut flash = self.whole(scope.queue(), call)?;
         let shape = [call.query.shape()[0], call.kv.key.shape()[1]];
-        flash.key_lengths = upload_lengths(scope, call.mask.key_lengths, shape)?;
+        flash.mask.key_lengths = upload_lengths(scope, call.mask.key_lengths, shape)?;
         // SAFETY: the views lend device memory of the shapes checked above, the outputs exclusively.
         unsafe { launch::<D, _>(scope.queue(), NAME, |launchers| launchers.flash_sm90, &flash) }
     }
@@ -263,7 +261,7 @@ impl<D: Launches, T: Half> CarriesState<D, T> for FlashSm90 {
         (flash.state_output, flash.state_max, flash.state_sum) = describe_state(query.shape(), state)?;
         here::<D>(queue, NAME, &[("state.output", flash.state_output.base)])?;
         let shape = [query.shape()[0], kv.key.shape()[1]];
-        flash.key_lengths = upload_lengths(scope, mask.key_lengths, shape)?;
+        flash.mask.key_lengths = upload_lengths(scope, mask.key_lengths, shape)?;
         // SAFETY: the views lend device memory of the shapes checked above, the state exclusively.
         unsafe { launch::<D, _>(queue, NAME, |launchers| launchers.flash_sm90, &flash) }
     }

@@ -238,22 +238,6 @@ mod tests {
         700
     }
 
-    unsafe extern "C" fn copy(_: *const StridedCopy, _: usize, _: *mut c_void) -> c_int {
-        -1
-    }
-
-    unsafe extern "C" fn count(_: *mut c_int) -> c_int {
-        700
-    }
-
-    unsafe extern "C" fn prepare() -> c_int {
-        700
-    }
-
-    unsafe extern "C" fn bytes() -> usize {
-        0
-    }
-
     unsafe extern "C" fn name(status: c_int) -> *const c_char {
         text_of(status, c"cudaErrorIllegalAddress", c"ATTN_UNSUPPORTED")
     }
@@ -266,27 +250,7 @@ mod tests {
         if status > 0 { of_runtime.as_ptr() } else { own.as_ptr() }
     }
 
-    unsafe extern "C" fn sizes(_: *mut usize, _: usize) -> usize {
-        0
-    }
-
-    static LAUNCHERS: Launchers = Launchers {
-        flash_sm90: launch_of,
-        state_begin: launch_of,
-        state_finish: launch_of,
-        copy,
-        exchange: launch_of,
-        exchange_withdraw: launch_of,
-        exchange_prepare: prepare,
-        exchange_mailbox_bytes: bytes,
-        probe_wgmma: launch_of,
-        probe_tma: launch_of,
-        probe_peak: launch_of,
-        multiprocessors: count,
-        status_name: name,
-        status_text: text,
-        abi_sizes: sizes,
-    };
+    static LAUNCHERS: Launchers = Launchers { status_name: name, status_text: text, ..abi::uncalled::TABLE };
 
     // SAFETY: as `CpuMemory` is for `Cpu`.
     unsafe impl Device for Broken {

@@ -11,7 +11,7 @@ use attn_runtime::device::{Device, StridedCopy};
 use attn_runtime::{Error, Result};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
-use super::abi::{self, Launchers};
+use super::abi::{self, Launchers, for_each_launcher};
 use super::copy;
 use super::lane::{Lane, Mark};
 use super::launches::{Backend, GpuQueue, Witness};
@@ -118,28 +118,17 @@ impl Simulator {
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) };
         let library = library.map_err(|error| unavailable(told(&error)))?;
         macro_rules! symbol {
-            ($name:literal) => {
+            ($name:expr) => {
                 // SAFETY: `abi.h` declares the symbol with the type of the field that it is put into.
                 *unsafe { library.get($name) }.map_err(|error| unavailable(told(&error)))?
             };
         }
-        let launchers = Launchers {
-            flash_sm90: symbol!("attn_flash_sm90"),
-            state_begin: symbol!("attn_state_begin"),
-            state_finish: symbol!("attn_state_finish"),
-            copy: symbol!("attn_copy"),
-            exchange: symbol!("attn_exchange"),
-            exchange_withdraw: symbol!("attn_exchange_withdraw"),
-            exchange_prepare: symbol!("attn_exchange_prepare"),
-            exchange_mailbox_bytes: symbol!("attn_exchange_mailbox_bytes"),
-            probe_wgmma: symbol!("attn_probe_wgmma"),
-            probe_tma: symbol!("attn_probe_tma"),
-            probe_peak: symbol!("attn_probe_peak"),
-            multiprocessors: symbol!("attn_multiprocessors"),
-            status_name: symbol!("attn_status_name"),
-            status_text: symbol!("attn_status_text"),
-            abi_sizes: symbol!("attn_abi_sizes"),
-        };
+        macro_rules! loaded {
+            ($($field:ident = $symbol:ident: fn($($name:ident: $type:ty),*) -> $result:ty;)*) => {
+                Launchers { $($field: symbol!(stringify!($symbol)),)* }
+            };
+        }
+        let launchers = for_each_launcher!(loaded);
         let (seed, report) = (symbol!("attn_sim_seed"), symbol!("attn_sim_report"));
         // SAFETY: the functions are those of `abi.h`.
         let launchers = unsafe { launchers.checked() }?;

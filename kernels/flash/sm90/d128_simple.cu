@@ -2,7 +2,7 @@
 
 namespace attn::flash::sm90 {
 
-int launch_d128_simple(const AttnFlashCall& call, void* stream) {
+int launch_d128_simple(const AttnAttention& call, void* stream) {
     return launch_form<128, 192, 112, 112, 96, Form::Simple>(call, stream);
 }
 

@@ -3,7 +3,7 @@
 
 namespace {
 
-using Launch = int (*)(const AttnFlashCall&, void*);
+using Launch = int (*)(const AttnAttention&, void*);
 
 // The table of shapes: for each head dimension, its two forms and the one that `auto` means.
 struct Entry {
@@ -22,7 +22,7 @@ constexpr Entry table[] = {
 
 }  // namespace
 
-extern "C" int attn_flash_sm90(const AttnFlashCall* call, void* stream) {
+extern "C" int attn_flash_sm90(const AttnAttention* call, void* stream) {
     if (call->batch < 0 || call->seq_q < 0 || call->heads < 0) return ATTN_UNSUPPORTED;
     if (call->batch == 0 || call->seq_q == 0 || call->heads == 0) return ATTN_OK;
     if (call->seq_k <= 0 || call->kv_heads <= 0 || call->heads % call->kv_heads != 0 || !(call->scale > 0.0f)) {

@@ -5,7 +5,7 @@
 
 namespace attn::flash::sm90 {
 
-inline int describe(TensorMap* map, const AttnTensor& tensor, const AttnFlashCall& call, int seq, int heads, int rows,
+inline int describe(TensorMap* map, const AttnTensor& tensor, const AttnAttention& call, int seq, int heads, int rows,
                     int slabs) {
     const auto bytes = [](int64_t stride) { return static_cast<uint64_t>(stride) * 2; };
     const auto count = [](int n) { return static_cast<uint64_t>(n); };
@@ -23,7 +23,7 @@ inline int describe(TensorMap* map, const AttnTensor& tensor, const AttnFlashCal
 
 // How many heads, over all batch rows, make a section: as many as have their keys and values in five eighths of the L2
 // cache, with all query heads of a key head in the same one.
-inline int section_of(const AttnFlashCall& call, int cache_bytes) {
+inline int section_of(const AttnAttention& call, int cache_bytes) {
     const int64_t room = static_cast<int64_t>(cache_bytes) / 8 * 5;
     const int64_t bytes = static_cast<int64_t>(call.seq_k) * call.head_dim * 2 * 2;
     int64_t kv_heads = 1;
@@ -33,7 +33,7 @@ inline int section_of(const AttnFlashCall& call, int cache_bytes) {
 }
 
 template <class Tile>
-int launch_tile(const AttnFlashCall& call, void* stream) {
+int launch_tile(const AttnAttention& call, void* stream) {
     TensorMap query, key, value, out;
     if (int status = describe(&query, call.query, call, call.seq_q, call.heads, Tile::rows, Tile::slabs)) return status;
     if (int status = describe(&key, call.key, call, call.seq_k, call.kv_heads, Tile::keys, Tile::slabs)) return status;
@@ -52,10 +52,10 @@ int launch_tile(const AttnFlashCall& call, void* stream) {
     p.heads_per_kv = call.heads / call.kv_heads;
     p.seq_q = call.seq_q;
     p.seq_k = call.seq_k;
-    p.band_lo = call.band_lo;
-    p.band_hi = call.band_hi;
+    p.band_lo = call.mask.band_lo;
+    p.band_hi = call.mask.band_hi;
     p.scale_log2 = call.scale * log2e;
-    p.key_lengths = call.key_lengths;
+    p.key_lengths = call.mask.key_lengths;
     p.lse = call.lse;
     p.state_max = call.state_max;
     p.state_sum = call.state_sum;
@@ -72,7 +72,7 @@ int launch_tile(const AttnFlashCall& call, void* stream) {
         p.section = section_of(call, cache_bytes);
     }
     // Tiles grow towards the last rows if the band is cut off above, towards the first if only below.
-    p.last_rows_first = Tile::banded && call.band_hi < call.seq_k - 1;
+    p.last_rows_first = Tile::banded && call.mask.band_hi < call.seq_k - 1;
     int count = 0;
     if (int status = multiprocessors(&count)) return status;
     const LaunchShape shape = {p.tiles < count ? p.tiles : count, Tile::threads, Tile::shared_bytes};
@@ -80,14 +80,14 @@ int launch_tile(const AttnFlashCall& call, void* stream) {
 }
 
 // Whether the band cuts anything off.
-inline bool cuts(const AttnFlashCall& call) {
-    return call.band_lo > 1 - call.seq_q || call.band_hi < call.seq_k - 1;
+inline bool cuts(const AttnAttention& call) {
+    return call.mask.band_lo > 1 - call.seq_q || call.mask.band_hi < call.seq_k - 1;
 }
 
 // One of eight kernels: two element types, with and without a band, with and without a carried state. `Full` is the
 // number of keys in a block without a band, `Band` with one, `Carry` the most with a state, whose rows need registers.
 template <int HeadDim, int Rows, int Full, int Band, int Carry, Form Kind>
-int launch_form(const AttnFlashCall& call, void* stream) {
+int launch_form(const AttnAttention& call, void* stream) {
     constexpr int carry_full = Full < Carry ? Full : Carry, carry_band = Band < Carry ? Band : Carry;
     const bool banded = cuts(call), carried = call.state_max.base != nullptr;
     const auto of_type = [&](auto element) {
@@ -107,11 +107,11 @@ int launch_form(const AttnFlashCall& call, void* stream) {
 }
 
 // One file each, so that they compile side by side.
-int launch_d64_simple(const AttnFlashCall& call, void* stream);
-int launch_d64_overlapped(const AttnFlashCall& call, void* stream);
-int launch_d128_simple(const AttnFlashCall& call, void* stream);
-int launch_d128_overlapped(const AttnFlashCall& call, void* stream);
-int launch_d256_simple(const AttnFlashCall& call, void* stream);
-int launch_d256_overlapped(const AttnFlashCall& call, void* stream);
+int launch_d64_simple(const AttnAttention& call, void* stream);
+int launch_d64_overlapped(const AttnAttention& call, void* stream);
+int launch_d128_simple(const AttnAttention& call, void* stream);
+int launch_d128_overlapped(const AttnAttention& call, void* stream);
+int launch_d256_simple(const AttnAttention& call, void* stream);
+int launch_d256_overlapped(const AttnAttention& call, void* stream);
 
 }  // namespace attn::flash::sm90

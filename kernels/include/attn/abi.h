@@ -24,7 +24,8 @@ enum AttnStatus {
     ATTN_SIM_FAULT = -4,
 };
 
-enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1 };
+// F32: attn_sdpa and the state of its calls alone.
+enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2 };
 
 // How the flash kernel's consumer warpgroups work: AUTO asks the table of shapes; SIMPLE runs one product after the
 // other; OVERLAPPED runs the softmax of one block of keys while the tensor cores work on another.
@@ -42,29 +43,49 @@ typedef struct AttnRows {
     int64_t batch_stride, seq_stride, head_stride;
 } AttnRows;
 
-// softmax(scale * Q K^T) V over the band lo <= key - query <= hi.
+// Which keys a query attends: all that none of these forbids.
+typedef struct AttnMask {
+    // How many keys of each batch row count, at most seq_k. Null: all.
+    const int32_t* key_lengths;
+    // [batch, seq_q] and [batch, seq_k], dense: a query attends keys of its own segment. Both or none.
+    const int32_t* query_segments;
+    const int32_t* key_segments;
+    // [batch, dense_heads, seq_q, seq_k], a byte for each pair: what is not 0 is attended. Null: all.
+    const uint8_t* dense;
+    // Batch, head, query, key. The head stride of a mask that all heads share is 0.
+    int64_t dense_strides[4];
+    // With segments or a dense mask: batch * (dense_heads, at least 1) * ceil(seq_q / 64) * ceil(seq_k / 64) bytes of
+    // memory, which launchers write and read: how the mask covers each of a kernel's tiles. Else null.
+    uint8_t* cover;
+    // Heads that the dense mask tells apart: `heads`, or 1. 0 without a dense mask.
+    int32_t dense_heads;
+    // lo <= key - query <= hi, between -seq_q and seq_k.
+    int32_t band_lo, band_hi;
+    int32_t reserved;
+} AttnMask;
+
+// softmax(scale * Q K^T) V over the keys that the mask leaves. All memory is the device's.
 //
 // Without a state (state_max.base null) it writes `out` and, if lse.base is not null, the natural log-sum-exp. With a
 // state it goes on from it and writes it back: output not yet divided; what exponents are relative to, the largest
 // scaled product in units of log2 (product * scale * log2(e)); the sum of the exponentials. `out` and `lse` are not
 // touched. A row whose state_max is -inf has attended nothing: its
 // state_output is not read.
-typedef struct AttnFlashCall {
+typedef struct AttnAttention {
     AttnTensor query, key, value, out;
     AttnTensor state_output;
     AttnRows lse, state_max, state_sum;
-    // Device memory: how many keys of each batch row count, at most seq_k. Null: all.
-    const int32_t* key_lengths;
+    AttnMask mask;
     int32_t batch, seq_q, seq_k, heads, kv_heads, head_dim;
-    int32_t band_lo, band_hi;
     // enum AttnType, enum AttnForm.
     int32_t type, form;
     // Above 0.
     float scale;
     int32_t reserved;
-} AttnFlashCall;
+} AttnAttention;
 
-int attn_flash_sm90(const AttnFlashCall* call, void* stream);
+// For compute capability 9.0.
+int attn_flash_sm90(const AttnAttention* call, void* stream);
 
 // The carried state of flash: begin marks every row as having attended nothing; finish divides, casts, and writes
 // `out` and, if lse.base is not null, the natural log-sum-exp, state_max * ln(2) + ln(state_sum).
@@ -221,7 +242,7 @@ int attn_multiprocessors(int* count);
 const char* attn_status_name(int status);
 const char* attn_status_text(int status);
 
-// How many structs are above, and sizeof each in the order of this file (AttnTensor, AttnRows, AttnFlashCall,
+// How many structs are above, and sizeof each in the order of this file (AttnTensor, AttnRows, AttnMask, AttnAttention,
 // AttnStateCall, AttnCopy, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup, AttnExchange, AttnProbeWgmma,
 // AttnProbeTma, AttnProbePeak): as many of them as there is room for.
 size_t attn_abi_sizes(size_t* sizes, size_t room);

@@ -135,7 +135,7 @@ void wait_stores_read(int pending) { step("tma_store_wait_read").copy_engine.wai
 void wait_stores_written(int pending) { step("tma_store_wait").copy_engine.wait_written(pending); }
 void wait_wgmmas(int pending) { step("wgmma_wait").tensor_cores.wait(pending); }
 
-void issue_wgmma(const WgmmaInstruction& instruction, float* accumulators, const uint32_t* a_registers) {
+void issue_wgmma(const WgmmaInstruction& instruction, void* accumulators, const uint32_t* a_registers) {
     step("wgmma").tensor_cores.issue(instruction, accumulators, a_registers);
 }
 

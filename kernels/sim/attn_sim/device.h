@@ -104,6 +104,8 @@ void wgmma_wait() {
 }
 template <int N>
 void registers_fence(float (&)[N]) {}
+template <int N>
+void registers_fence(int32_t (&)[N]) {}
 
 struct Bf16 {};
 struct F16 {};
@@ -126,6 +128,35 @@ struct Wgmma {
     }
 };
 
+struct S8 {};
+struct E4m3 {};
+
+template <class T, int N>
+struct Wgmma8;
+
+template <int N>
+struct Wgmma8<S8, N> {
+    static_assert(N % 16 == 0 && N >= 16 && N <= 256, "the N of a wgmma of integers is a multiple of 16 up to 256");
+
+    static void ss(int32_t (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
+        sim::issue_wgmma({N, sim::Element::S8, false, false, accumulate, a, b}, d, nullptr);
+    }
+};
+
+template <int N>
+struct Wgmma8<E4m3, N> {
+    static_assert(N % 8 == 0 && N >= 8 && N <= 256, "the N of a wgmma is a multiple of 8 from 8 to 256");
+
+    static void ss(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
+        sim::issue_wgmma({N, sim::Element::E4m3, false, false, accumulate, a, b}, d, nullptr);
+    }
+
+    static void rs(float (&d)[N / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, bool accumulate) {
+        const uint32_t a[4] = {a0, a1, a2, a3};
+        sim::issue_wgmma({N, sim::Element::E4m3, true, false, accumulate, 0, b}, d, a);
+    }
+};
+
 inline int opaque(int value) { return value; }
 
 inline float exp2_approx(float x) { return exp2f(x); }
@@ -139,6 +170,23 @@ uint32_t pack2(float lo, float hi) {
     } else {
         return sim::f16_from_float(lo) | static_cast<uint32_t>(sim::f16_from_float(hi)) << 16;
     }
+}
+
+template <class T>
+void unpack2(uint32_t pair, float& lo, float& hi) {
+    static_assert(std::is_same_v<T, Bf16> || std::is_same_v<T, F16>, "unpack2 takes Bf16 or F16");
+    const auto low = static_cast<uint16_t>(pair), high = static_cast<uint16_t>(pair >> 16);
+    lo = std::is_same_v<T, Bf16> ? sim::bf16_to_float(low) : sim::f16_to_float(low);
+    hi = std::is_same_v<T, Bf16> ? sim::bf16_to_float(high) : sim::f16_to_float(high);
+}
+
+template <class T>
+uint32_t pack4(float a, float b, float c, float d) {
+    static_assert(std::is_same_v<T, S8> || std::is_same_v<T, E4m3>, "pack4 makes S8 or E4m3");
+    const auto convert = [](float value) -> uint32_t {
+        return std::is_same_v<T, S8> ? sim::s8_from_float(value) : sim::e4m3_from_float(value);
+    };
+    return convert(a) | convert(b) << 8 | convert(c) << 16 | convert(d) << 24;
 }
 
 inline void load_global_16(const void* address, uint32_t (&value)[4]) {

@@ -35,7 +35,7 @@ int launch_tile(const AttnAttention& call, void* stream) {
         if (int status = describe(&out, call.out, call, call.seq_q, call.heads, 64, 1)) return status;
     }
     Problem p;
-    if (int status = describe_problem(&p, call, Tile::rows, Tile::banded)) return status;
+    if (int status = describe_problem<Tile>(&p, call)) return status;
     int count = 0;
     if (int status = multiprocessors(&count)) return status;
     const LaunchShape shape = {p.tiles < count ? p.tiles : count, Tile::threads, Tile::shared_bytes};

@@ -1,7 +1,7 @@
 // A consumer: one warpgroup, 64 rows of queries.
 #pragma once
-#include "epilogue.h"
 #include "products.h"
+#include "staging.h"
 
 namespace attn::flash::sm90 {
 
@@ -204,7 +204,7 @@ struct Consumer {
             const KeyBlocks blocks = key_blocks<Tile>(p, place);
             if (is_idle<Tile>(blocks)) continue;
             begin_rows(rows, output);
-            if constexpr (Tile::carried) load_state(p, place, first_row(place), rows, output);
+            if constexpr (Tile::carried) load_state<Tile>(p, place, first_row(place), rows, output);
             barrier_wait(shared.query_full, query_parity);
             query_parity ^= 1;
             const bool any = blocks.bottom <= blocks.top;
@@ -226,9 +226,9 @@ struct Consumer {
             }
             join_sums(rows);
             if constexpr (Tile::carried) {
-                store_state(p, place, row, rows, output);
+                store_state<Tile>(p, place, row, rows, output);
             } else {
-                store_lse(p, place, row, rows);
+                store_lse<Tile>(p, place, row, rows);
                 write_output(place);
             }
             if constexpr (!early) release_query();

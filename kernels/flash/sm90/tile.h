@@ -20,6 +20,7 @@ struct Tile {
     using Element = Element_;
     static constexpr int head_dim = HeadDim, rows = Rows, keys = Keys, stages = 2;
     static constexpr bool overlapped = Form_ == Form::Overlapped, banded = Banded, carried = Carried;
+    static constexpr bool packed = false;
 
     // Each consumer warpgroup has 64 rows; one more warpgroup drives the copy engine.
     static constexpr int groups = Rows / 64, threads = 128 * (groups + 1);

@@ -7,7 +7,7 @@
 #pragma once
 #include "problem.h"
 
-namespace attn::flash::sm90 {
+namespace attn::flash {
 
 ATTN_DEVICE float minus_infinity() { return -INFINITY; }
 
@@ -60,9 +60,10 @@ ATTN_DEVICE void mask_block(float (&scores)[N], const Problem& p, int length, in
         // Columns of this thread are counted from `column`.
         int end = length - column, start = 0;
         if constexpr (Tile::banded) {
-            const int above = row + 8 * r + p.band_hi + 1 - column;
+            const int query = query_of<Tile>(p, row + 8 * r);
+            const int above = query + p.mask.band_hi + 1 - column;
             end = above < end ? above : end;
-            start = row + 8 * r + p.band_lo - column;
+            start = query + p.mask.band_lo - column;
         }
 #pragma unroll
         for (int i = 0; i < N / 4; ++i) {
@@ -104,4 +105,4 @@ ATTN_DEVICE void join_sums(RowPair& rows) {
     }
 }
 
-}  // namespace attn::flash::sm90
+}  // namespace attn::flash

@@ -2,20 +2,29 @@
 #pragma once
 #include "softmax.h"
 
-namespace attn::flash::sm90 {
+namespace attn::flash {
 
 // 1 / log2(e).
 constexpr float ln2 = 0.69314718055994530942f;
 
-ATTN_DEVICE float& row_of(const AttnRows& rows, const Place& place, int row) {
-    return rows.base[place.batch * rows.batch_stride + row * rows.seq_stride + place.head * rows.head_stride];
+// The query head of a row of a tile.
+template <class Tile>
+ATTN_DEVICE int head_of(const Problem& p, const Place& place, int row) {
+    return Tile::packed ? place.head * p.group + row - query_of<Tile>(p, row) * p.group : place.head;
+}
+
+template <class Tile>
+ATTN_DEVICE float& row_of(const AttnRows& rows, const Problem& p, const Place& place, int row) {
+    return rows.base[place.batch * rows.batch_stride + query_of<Tile>(p, row) * rows.seq_stride +
+                     head_of<Tile>(p, place, row) * rows.head_stride];
 }
 
 // The first element of this thread's columns in a row of the state's output.
+template <class Tile>
 ATTN_DEVICE float* state_row(const Problem& p, const Place& place, int row) {
     const AttnTensor& t = p.state_output;
-    return static_cast<float*>(t.base) + place.batch * t.batch_stride + row * t.seq_stride +
-           place.head * t.head_stride + 2 * (thread_index() & 3);
+    return static_cast<float*>(t.base) + place.batch * t.batch_stride + query_of<Tile>(p, row) * t.seq_stride +
+           head_of<Tile>(p, place, row) * t.head_stride + 2 * (thread_index() & 3);
 }
 
 struct alignas(8) Pair {
@@ -36,19 +45,19 @@ ATTN_DEVICE void begin_rows(RowPair& rows, float (&output)[N]) {
 
 // Starts from a state. The state's maximum is kept as `shift`, so that no rounding comes between calls; the largest
 // product, which follows from it, need not be exact.
-template <int N>
+template <class Tile, int N>
 ATTN_DEVICE void load_state(const Problem& p, const Place& place, int row, RowPair& rows, float (&output)[N]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
-        if (at >= p.seq_q) continue;
-        const float shift = row_of(p.state_max, place, at);
+        if (at >= p.rows) continue;
+        const float shift = row_of<Tile>(p.state_max, p, place, at);
         if (shift == minus_infinity()) continue;
         rows.shift[r] = shift;
         rows.max[r] = shift / p.scale_log2;
         // Four threads share the row: one of them goes on with the sum.
-        if ((thread_index() & 3) == 0) rows.sum[r] = row_of(p.state_sum, place, at);
-        const float* from = state_row(p, place, at);
+        if ((thread_index() & 3) == 0) rows.sum[r] = row_of<Tile>(p.state_sum, p, place, at);
+        const float* from = state_row<Tile>(p, place, at);
 #pragma unroll
         for (int i = 0; i < N / 4; ++i) {
             const Pair pair = *reinterpret_cast<const Pair*>(from + 8 * i);
@@ -61,18 +70,18 @@ ATTN_DEVICE void load_state(const Problem& p, const Place& place, int row, RowPa
     warp_sync();
 }
 
-template <int N>
+template <class Tile, int N>
 ATTN_DEVICE void store_state(const Problem& p, const Place& place, int row, const RowPair& rows,
                              const float (&output)[N]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
-        if (at >= p.seq_q) continue;
+        if (at >= p.rows) continue;
         if ((thread_index() & 3) == 0) {
-            row_of(p.state_max, place, at) = rows.shift[r];
-            row_of(p.state_sum, place, at) = rows.sum[r];
+            row_of<Tile>(p.state_max, p, place, at) = rows.shift[r];
+            row_of<Tile>(p.state_sum, p, place, at) = rows.sum[r];
         }
-        float* to = state_row(p, place, at);
+        float* to = state_row<Tile>(p, place, at);
 #pragma unroll
         for (int i = 0; i < N / 4; ++i) {
             *reinterpret_cast<Pair*>(to + 8 * i) = Pair{output[4 * i + 2 * r], output[4 * i + 2 * r + 1]};
@@ -82,38 +91,16 @@ ATTN_DEVICE void store_state(const Problem& p, const Place& place, int row, cons
 }
 
 // Natural log-sum-exp; -inf for a row that has attended nothing.
+template <class Tile>
 ATTN_DEVICE void store_lse(const Problem& p, const Place& place, int row, const RowPair& rows) {
     if (p.lse.base == nullptr || (thread_index() & 3) != 0) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
-        if (at >= p.seq_q) continue;
+        if (at >= p.rows) continue;
         const bool nothing = rows.sum[r] == 0.0f;
-        row_of(p.lse, place, at) = nothing ? minus_infinity() : fmaf(rows.shift[r], ln2, natural_log(rows.sum[r]));
+        row_of<Tile>(p.lse, p, place, at) = nothing ? minus_infinity() : fmaf(rows.shift[r], ln2, natural_log(rows.sum[r]));
     }
 }
 
-// Divides, rounds and lays a warpgroup's 64 rows into shared memory, as the copy engine wants to find them.
-// `output_base` is where the tile's first row of the first slab goes.
-template <class Tile, int N>
-ATTN_DEVICE void stage_output(SharedAddress output_base, int group, const RowPair& rows, float (&output)[N]) {
-    float factor[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) factor[r] = rows.sum[r] == 0.0f ? 0.0f : 1.0f / rows.sum[r];
-    rescale(output, factor);
-    const int lane = thread_index() & 31, warp = thread_index() >> 5 & 3;
-    // Each store takes four 8 x 8 matrices: rows 0 to 7 and 8 to 15 of 8 columns, then of the next 8.
-    const int row = 64 * group + 16 * warp + (lane & 15), odd_columns = lane >> 4;
-#pragma unroll
-    for (int i = 0; i < N / 8; ++i) {
-        const int slab = i / 4, piece = (2 * i + odd_columns) % 8;
-        const SharedAddress to = output_base + slab * Tile::rows * Tile::row_bytes + row * Tile::row_bytes +
-                                 ((piece ^ (row & 7)) << 4);
-        using Element = typename Tile::Element;
-        const float* d = output + 8 * i;
-        store_matrix_x4(to, pack2<Element>(d[0], d[1]), pack2<Element>(d[2], d[3]), pack2<Element>(d[4], d[5]),
-                        pack2<Element>(d[6], d[7]));
-    }
-}
-
-}  // namespace attn::flash::sm90
+}  // namespace attn::flash

@@ -1,9 +1,10 @@
 // attn_sage_quantise: queries, keys and values in 8 bits. Keys and values are read twice, queries once.
+#include "quantise.h"
+
 #include "attn/host.h"
 #include "keys.h"
 #include "queries.h"
 #include "survey.h"
-#include "values.h"
 
 namespace attn::sage {
 namespace {
@@ -32,8 +33,7 @@ int quantise(const AttnSage& p, void* stream) {
     if (const int status = queue(quantise_keys<T, HeadDim>, blocks, quantise_threads, KeyPlan<HeadDim>::shared_bytes)) {
         return status;
     }
-    constexpr int warps = value_threads / 32;
-    return queue(quantise_values<T, HeadDim>, (blocks * (HeadDim / warp_channels) + warps - 1) / warps, value_threads, 0);
+    return p.tensors.value == nullptr ? ATTN_OK : quantise_values(p, stream);
 }
 
 // Whether every 8 elements begin at a multiple of 16 bytes.

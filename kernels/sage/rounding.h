@@ -43,6 +43,13 @@ ATTN_DEVICE float scale_of(uint32_t largest, float most) {
     return float_of(larger(largest, least)) / most;
 }
 
+// The two elements of a word.
+template <class T>
+ATTN_DEVICE void widen_pair(uint32_t pair, float& low, float& high) {
+    low = attn::widen<T>(static_cast<uint16_t>(pair));
+    high = attn::widen<T>(static_cast<uint16_t>(pair >> 16));
+}
+
 // Elements of 16 bits as they stand in memory, from a multiple of 16 bytes on.
 template <int Count>
 struct Elements {
@@ -65,7 +72,7 @@ struct Elements {
     template <class T>
     ATTN_DEVICE void widen(float (&values)[Count]) const {
 #pragma unroll
-        for (int i = 0; i < Count / 2; ++i) unpack2<T>(words[i], values[2 * i], values[2 * i + 1]);
+        for (int i = 0; i < Count / 2; ++i) widen_pair<T>(words[i], values[2 * i], values[2 * i + 1]);
     }
 };
 

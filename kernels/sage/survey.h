@@ -4,7 +4,7 @@
 // token; threads of a warp, and then warps, add up what they have in a fixed order. So the sums do not depend on which
 // runs first.
 // settle: one block for each head adds up the pieces, a thread for each channel and for each of the two.
-// Tokens beyond a key length are not read.
+// Tokens beyond a key length are not read; values are not read at all if nobody wants them in 8 bits.
 #pragma once
 #include "rounding.h"
 
@@ -28,6 +28,7 @@ ATTN_KERNEL(quantise_threads, 3) survey(ATTN_GRID_CONSTANT const AttnSage p) {
     if (first >= length) return;
 
     const int lane = thread_index() % Plan::lanes, row = thread_index() / Plan::lanes;
+    const bool with_values = p.tensors.value != nullptr;
     float sum[8] = {};
     uint32_t largest[8] = {};
 #pragma unroll 1
@@ -37,14 +38,14 @@ ATTN_KERNEL(quantise_threads, 3) survey(ATTN_GRID_CONSTANT const AttnSage p) {
         for (int i = 0; i < Plan::together; ++i) {
             const int token = readable(first + done + row + i * Plan::rows, length);
             key[i].load(row_of(call.key, head.batch, token, head.head) + 8 * lane);
-            value[i].load(row_of(call.value, head.batch, token, head.head) + 8 * lane);
+            if (with_values) value[i].load(row_of(call.value, head.batch, token, head.head) + 8 * lane);
         }
 #pragma unroll
         for (int i = 0; i < Plan::together; ++i) {
             const bool counts = first + done + row + i * Plan::rows < length;
             float keys[8], values[8];
             key[i].keep_if(counts);
-            value[i].keep_if(counts);
+            value[i].keep_if(counts && with_values);
             key[i].template widen<T>(keys);
             value[i].template widen<T>(values);
 #pragma unroll
@@ -103,7 +104,7 @@ ATTN_KERNEL(2 * HeadDim, 1) settle(ATTN_GRID_CONSTANT const AttnSage p) {
         float sum = 0.0f;
         for (int piece = 0; piece < used; ++piece) sum += from[piece * 2 * HeadDim];
         p.tensors.key_mean[at] = length > 0 ? sum / static_cast<float>(length) : 0.0f;
-    } else {
+    } else if (p.tensors.value != nullptr) {
         uint32_t largest = 0;
         for (int piece = 0; piece < used; ++piece) largest = larger(largest, bits_of(from[piece * 2 * HeadDim]));
         p.tensors.value_scale[at] = scale_of(largest, most_e4m3);

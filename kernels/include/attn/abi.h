@@ -24,7 +24,7 @@ enum AttnStatus {
     ATTN_SIM_FAULT = -4,
 };
 
-// F32: attn_sdpa and the state of its calls alone.
+// F32: attn_sdpa and attn_state_finish alone.
 enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2 };
 
 // How the flash kernel's consumer warpgroups work: AUTO asks the table of shapes; SIMPLE runs one product after the
@@ -84,8 +84,11 @@ typedef struct AttnAttention {
     int32_t reserved;
 } AttnAttention;
 
-// For compute capability 9.0.
+// For compute capability 9.0; for 8.0 and later.
 int attn_flash_sm90(const AttnAttention* call, void* stream);
+int attn_flash_sm80(const AttnAttention* call, void* stream);
+// Without tensor cores, also for F32: any head_dim, any alignment of whole elements.
+int attn_sdpa(const AttnAttention* call, void* stream);
 
 // Attention in 8 bits (Zhang et al. 2024, SageAttention; SageAttention2): what attn_sage_quantise writes and attention
 // reads. Dense, bases multiples of 16 bytes. Keys come in blocks of 128; the last one may be short.
@@ -93,7 +96,8 @@ typedef struct AttnSageTensors {
     // [batch, heads, seq_q, head_dim] and [batch, kv_heads, seq_k, head_dim]. Keys less their mean.
     int8_t* query;
     int8_t* key;
-    // e4m3, [batch, kv_heads, head_dim, key_blocks * 128], tokens in the order of kernels/sage/shapes.h.
+    // e4m3, [batch, kv_heads, head_dim, key_blocks * 128], tokens in the order of kernels/sage/shapes.h. Null: values stay
+    // as they are.
     uint8_t* value;
     // [batch, heads, seq_q]: what whole products of a query are multiplied with, softmax scale and log2(e) included;
     // the query's product with the mean key, times the same two.
@@ -114,7 +118,7 @@ typedef struct AttnSage {
     AttnSageTensors tensors;
 } AttnSage;
 
-// Any compute capability from 8.0 on. Reads query, key, value, scale and key lengths of `attention`.
+// For compute capability 8.0 and later; with values in 8 bits, for 9.0. Reads query, key, value, scale and key lengths of `attention`.
 int attn_sage_quantise(const AttnSage* call, void* stream);
 // For compute capability 9.0. Reads the tensors, and of `attention` neither query, key nor value.
 int attn_sage_sm90(const AttnSage* call, void* stream);

@@ -109,6 +109,10 @@ void registers_fence(int32_t (&)[N]) {}
 
 struct Bf16 {};
 struct F16 {};
+struct F32 {};
+
+template <class T>
+using Stored = std::conditional_t<std::is_same_v<T, F32>, float, uint16_t>;
 
 template <class T, int N, int TransB>
 struct Wgmma {
@@ -176,11 +180,23 @@ uint32_t pack2(float lo, float hi) {
 }
 
 template <class T>
-void unpack2(uint32_t pair, float& lo, float& hi) {
-    static_assert(std::is_same_v<T, Bf16> || std::is_same_v<T, F16>, "unpack2 takes Bf16 or F16");
-    const auto low = static_cast<uint16_t>(pair), high = static_cast<uint16_t>(pair >> 16);
-    lo = std::is_same_v<T, Bf16> ? sim::bf16_to_float(low) : sim::f16_to_float(low);
-    hi = std::is_same_v<T, Bf16> ? sim::bf16_to_float(high) : sim::f16_to_float(high);
+float widen(Stored<T> stored) {
+    if constexpr (std::is_same_v<T, Bf16>) return sim::bf16_to_float(stored);
+    if constexpr (std::is_same_v<T, F16>) return sim::f16_to_float(stored);
+    if constexpr (std::is_same_v<T, F32>) return stored;
+}
+
+template <class T>
+Stored<T> narrow(float value) {
+    if constexpr (std::is_same_v<T, F32>) {
+        return value;
+    } else {
+        return static_cast<uint16_t>(pack2<T>(value, 0.0f));
+    }
+}
+
+inline float float_of_lane(float value, int lane) {
+    return sim::float_of(value_of_lane(sim::bits_of(value), lane));
 }
 
 template <class T>

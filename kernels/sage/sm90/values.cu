@@ -2,15 +2,17 @@
 // turns round in its registers. It reads 64 bytes of each token, and writes 128 of each channel.
 //
 // Tokens beyond the key length become zeros, up to the end of the block.
-#pragma once
-#include "rounding.h"
+#include "../quantise.h"
+#include "../rounding.h"
+#include "attn/host.h"
 
 namespace attn::sage {
+namespace {
 
 constexpr int value_threads = 128, warp_channels = 32, lane_tokens = 16;
 
 template <class T, int HeadDim>
-ATTN_KERNEL(value_threads, 4) quantise_values(ATTN_GRID_CONSTANT const AttnSage p) {
+ATTN_KERNEL(value_threads, 4) values_kernel(ATTN_GRID_CONSTANT const AttnSage p) {
     constexpr int parts = HeadDim / warp_channels, warps = value_threads / 32;
     const AttnAttention& call = p.attention;
     const int blocks = blocks_of(call.seq_k), number = block_index() * warps + thread_index() / 32;
@@ -43,7 +45,7 @@ ATTN_KERNEL(value_threads, 4) quantise_values(ATTN_GRID_CONSTANT const AttnSage 
             float values[2][4];
 #pragma unroll
             for (int e = 0; e < 4; ++e) {
-                unpack2<T>(value[token_at(4 * word + e)].words[pair], values[0][e], values[1][e]);
+                widen_pair<T>(value[token_at(4 * word + e)].words[pair], values[0][e], values[1][e]);
             }
 #pragma unroll
             for (int of = 0; of < 2; ++of) {
@@ -57,6 +59,26 @@ ATTN_KERNEL(value_threads, 4) quantise_values(ATTN_GRID_CONSTANT const AttnSage 
             store_global_16(to + static_cast<int64_t>(2 * pair + of) * blocks * block_keys, packed[of]);
         }
     }
+}
+
+template <class T, int HeadDim>
+int launch_values(const AttnSage& p, void* stream) {
+    const AttnAttention& call = p.attention;
+    const int64_t blocks = static_cast<int64_t>(call.batch) * call.kv_heads * blocks_of(call.seq_k);
+    constexpr int warps = value_threads / 32;
+    const int64_t all = (blocks * (HeadDim / warp_channels) + warps - 1) / warps;
+    if (all > INT32_MAX / warps) return ATTN_UNSUPPORTED;
+    return launch(values_kernel<T, HeadDim>, LaunchShape{static_cast<int>(all), value_threads, 0}, stream, p);
+}
+
+}  // namespace
+
+int quantise_values(const AttnSage& call, void* stream) {
+    const bool bf16 = call.attention.type == ATTN_BF16;
+    if (call.attention.head_dim == 64) {
+        return bf16 ? launch_values<Bf16, 64>(call, stream) : launch_values<F16, 64>(call, stream);
+    }
+    return bf16 ? launch_values<Bf16, 128>(call, stream) : launch_values<F16, 128>(call, stream);
 }
 
 }  // namespace attn::sage

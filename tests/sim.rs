@@ -57,6 +57,16 @@ mod mutants {
     }
 
     #[test]
+    fn sage_d64() {
+        crate::kernels::sage::a_bit_of_everything::<Simulator>(64);
+    }
+
+    #[test]
+    fn sage_d128() {
+        crate::kernels::sage::a_bit_of_everything::<Simulator>(128);
+    }
+
+    #[test]
     fn d256_overlapped() {
         a_bit_of_everything::<Simulator>(Kernel { head_dim: 256, which: Which::Sm90(Overlapped) });
     }

@@ -33,6 +33,8 @@ pub use device::{Arena, Cpu, Device, Scope};
 pub use error::{Error, Result};
 #[cfg(feature = "flash")]
 pub use kernel::Flash;
+#[cfg(feature = "sage")]
+pub use kernel::Sage;
 #[cfg(feature = "sdpa")]
 pub use kernel::Sdpa;
 pub use kernel::{

@@ -3,6 +3,7 @@
 use attn_runtime::{Error, Result, View, ViewMut};
 
 use super::abi;
+pub use super::attention::{Quantised, quantise};
 use super::architecture::{Architecture, supports};
 use super::element::{Half, number};
 use super::launches::{Launches, launch, queue_on};

@@ -7,10 +7,12 @@ pub mod case;
 pub mod copy;
 pub mod direct;
 pub mod direct_faults;
+pub mod eight_bits;
 pub mod flash;
 pub mod probes;
 pub mod refusals;
 pub mod rig;
+pub mod sage;
 pub mod strategies;
 
 /// Makes a test of each named function of `module`, for a rig.
@@ -76,6 +78,29 @@ macro_rules! each_flash {
     };
 }
 
+/// Makes a test of each named function of `sage`, for both element types.
+macro_rules! each_sage {
+    ($rig:ty, $name:ident, $head_dim:literal: $($test:ident),* $(,)?) => {
+        mod $name {
+            use super::*;
+
+            $(mod $test {
+                use super::*;
+
+                #[test]
+                fn in_bf16() {
+                    crate::kernels::sage::$test::<half::bf16, $rig>($head_dim);
+                }
+
+                #[test]
+                fn in_f16() {
+                    crate::kernels::sage::$test::<half::f16, $rig>($head_dim);
+                }
+            })*
+        }
+    };
+}
+
 /// Everything, for a rig.
 macro_rules! kernel_tests {
     ($rig:ty) => {
@@ -101,6 +126,9 @@ macro_rules! kernel_tests {
             a_nan_reaches_who_attends_it,
             results_do_not_depend_on_the_order_of_threads,
         }
+
+        kernel_tests!(sage: $rig, sage_d64, 64);
+        kernel_tests!(sage: $rig, sage_d128, 128);
 
         each! { $rig, allocation: steady_calls_allocate_nothing }
         each! { $rig, copy:
@@ -180,6 +208,21 @@ macro_rules! kernel_tests {
                 crate::kernels::probes::the_copy_engine_swizzles::<half::bf16, $rig>();
                 crate::kernels::probes::the_copy_engine_swizzles::<half::f16, $rig>();
             }
+        }
+    };
+    (sage: $rig:ty, $name:ident, $head_dim:literal) => {
+        each_sage! { $rig, $name, $head_dim:
+            tensors_in_8_bits_are_exact,
+            lengths_round_the_borders_of_tiles,
+            bands_of_every_kind,
+            heads_share_keys,
+            padding_reaches_nobody,
+            masks_of_every_kind,
+            any_layout_will_do,
+            hops_carry_the_state,
+            a_state_goes_on_in_other_kernels,
+            a_nan_is_not_hidden,
+            results_do_not_depend_on_the_order_of_threads,
         }
     };
     ($rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {

@@ -2,7 +2,7 @@
 
 use attn_runtime::{AttentionCall, Flash, Result, Scope};
 
-use super::kernel::{FLASH_SM80, FLASH_SM90, Kernel};
+use super::kernel::{FLASH_SM80, FLASH_SM90, Kernel, Launcher};
 use super::{DeviceMasks, gpu_kernel};
 use crate::cuda::architecture::Architecture;
 use crate::cuda::element::Half;
@@ -52,7 +52,8 @@ impl FlashSm90 {
     }
 
     pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
-        Kernel { info: &FLASH_SM90, launcher: |launchers| launchers.flash_sm90, form: self.form as i32 }
+        let launcher = Launcher::Plain(|launchers| launchers.flash_sm90);
+        Kernel { info: &FLASH_SM90, launcher, form: self.form as i32 }
     }
 }
 
@@ -67,7 +68,7 @@ pub struct FlashSm80;
 
 impl FlashSm80 {
     pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
-        Kernel { info: &FLASH_SM80, launcher: |launchers| launchers.flash_sm80, form: 0 }
+        Kernel { info: &FLASH_SM80, launcher: Launcher::Plain(|launchers| launchers.flash_sm80), form: 0 }
     }
 }
 

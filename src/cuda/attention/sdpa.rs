@@ -5,7 +5,7 @@ use attn_runtime::Sdpa;
 use attn_runtime::{AttentionCall, Element, Result, Scope};
 
 use super::flash::forward_with;
-use super::kernel::{Kernel, SDPA};
+use super::kernel::{Kernel, Launcher, SDPA};
 use super::{DeviceMasks, gpu_kernel};
 use crate::cuda::launches::Launches;
 
@@ -20,7 +20,7 @@ pub struct SdpaGpu;
 
 impl SdpaGpu {
     pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
-        Kernel { info: &SDPA, launcher: |launchers| launchers.sdpa, form: 0 }
+        Kernel { info: &SDPA, launcher: Launcher::Plain(|launchers| launchers.sdpa), form: 0 }
     }
 }
 

@@ -61,7 +61,8 @@ struct Consumer {
         return (place.batch * kv_heads + head) * blocks_of(p.tiles.seq_k) * key_groups + (thread_index() & 3);
     }
 
-    // The scales of a thread's two queries stand in 16 bytes of its own in shared memory: all registers are taken.
+    // The scales of a thread's two queries stand in shared memory of its own: all registers are taken. (The
+    // simulator watches 16 bytes at a time.)
     ATTN_DEVICE SharedAddress query_scales() const { return shared.scale + 16 * (thread_index() - 128); }
     ATTN_DEVICE void keep_query_scales(const flash::Place& place) const {
         uint32_t bits[2];
@@ -71,12 +72,12 @@ struct Consumer {
             const float scale = at < p.tiles.seq_q ? of_query(p.tiles, p.query_scale, place, at) : 1.0f;
             memcpy(bits + r, &scale, 4);
         }
-        store_shared_16(query_scales(), bits[0], bits[1], 0, 0);
+        store_shared_8(query_scales(), bits[0], bits[1]);
     }
     // What the products of a block of keys are multiplied with.
     ATTN_DEVICE void load_factors(float (&factor)[2], int scales, int block) const {
-        uint32_t bits[4];
-        load_shared_16(query_scales(), bits);
+        uint32_t bits[2];
+        load_shared_8(query_scales(), bits);
         memcpy(factor, bits, 8);
         const float key_scale = p.key_scale[scales + block * key_groups];
         factor[0] *= key_scale;

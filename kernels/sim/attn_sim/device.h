@@ -51,6 +51,8 @@ void tma_store_commit();
 void fence_proxy_async();
 void store_shared_16(SharedAddress address, uint32_t x, uint32_t y, uint32_t z, uint32_t w);
 void load_shared_16(SharedAddress address, uint32_t (&value)[4]);
+void store_shared_8(SharedAddress address, uint32_t x, uint32_t y);
+void load_shared_8(SharedAddress address, uint32_t (&value)[2]);
 void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3);
 void pin_before_wait(SharedAddress scratch, float a, float b);
 

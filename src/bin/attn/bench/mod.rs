@@ -49,10 +49,10 @@ const SIGNATURE: Signature = Signature {
 /// # Errors
 /// If the arguments do not fit each other, memory cannot be had or the device reports an error.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
-    machine::check(args.device, args.backend, args.threads)?;
-    if args.form.is_some() && args.device != DeviceName::Cuda {
+    machine::check(args.device, args.threads)?;
+    if args.form.is_some() && (args.device, args.backend) != (DeviceName::Cuda, Backend::Flash) {
         return Err(Failure::Usage(String::from(
-            "`--form` is for the GPU's kernel: say `--device cuda` too",
+            "`--form` is for the GPU's kernel `flash`: say `--device cuda` too, and leave `--backend` out",
         )));
     }
     match (args.device, args.dtype) {
@@ -63,7 +63,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         (DeviceName::Cuda, None | Some(TypeName::Bf16)) => on_cuda::<bf16>(args),
         #[cfg(feature = "cuda")]
         (DeviceName::Cuda, Some(TypeName::F16)) => on_cuda::<f16>(args),
-        (DeviceName::Cuda, _) => Err(machine::no_f32_on_cuda()),
+        #[cfg(feature = "cuda")]
+        (DeviceName::Cuda, Some(TypeName::F32)) if args.backend == Backend::Sdpa => {
+            measure::<Cuda, _, _, f32>(&SdpaAttention, &Sdpa, args)
+        }
+        (DeviceName::Cuda, _) => Err(machine::no_f32_on_tensor_cores()),
     }
 }
 
@@ -82,6 +86,9 @@ where
 
 #[cfg(feature = "cuda")]
 fn on_cuda<T: Half>(args: &BenchArgs) -> Result<(), Failure> {
+    if args.backend == Backend::Sdpa {
+        return measure::<Cuda, _, _, T>(&SdpaAttention, &Sdpa, args);
+    }
     match args.form.unwrap_or_default() {
         Form::Auto => measure::<Cuda, _, _, T>(&FlashAttention, &Flash, args),
         Form::Simple => measure::<Cuda, _, _, T>(&SimpleAttention, &SimpleFlash::default(), args),

@@ -7,6 +7,8 @@ mod kernels;
 mod problem;
 mod row;
 mod times;
+#[cfg(any(feature = "cuda", all(test, feature = "sim")))]
+mod tune;
 
 #[cfg(feature = "cuda")]
 use attn::cuda::{Cuda, Half};
@@ -55,6 +57,13 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
             "`--form` is for the GPU's kernel `flash`: say `--device cuda` too, and leave `--backend` out",
         )));
     }
+    if args.tune.is_some()
+        && (args.device, args.backend, args.form) != (DeviceName::Cuda, Backend::Flash, None)
+    {
+        return Err(Failure::Usage(String::from(
+            "`--tune` is for the GPU's kernel `flash`: say `--device cuda` too, and leave `--backend` and `--form` out",
+        )));
+    }
     match (args.device, args.dtype) {
         (DeviceName::Cpu, None | Some(TypeName::F32)) => on_cpu::<f32>(args),
         (DeviceName::Cpu, Some(TypeName::F16)) => on_cpu::<f16>(args),
@@ -86,6 +95,9 @@ where
 
 #[cfg(feature = "cuda")]
 fn on_cuda<T: Half>(args: &BenchArgs) -> Result<(), Failure> {
+    if let Some(table) = &args.tune {
+        return tune::run::<Cuda, T>(args, table);
+    }
     if args.backend == Backend::Sdpa {
         return measure::<Cuda, _, _, T>(&SdpaAttention, &Sdpa, args);
     }
@@ -142,9 +154,9 @@ mod tests {
     use super::*;
     use crate::cli::{SharingArgs, Strategy};
 
-    #[test]
-    fn every_form_is_measured_on_a_gpu() {
-        let args = BenchArgs {
+    /// Of a small problem on a GPU.
+    pub(super) fn args() -> BenchArgs {
+        BenchArgs {
             shape: Some([1, 128, 2, 64]),
             seq_k: None,
             kv_heads: None,
@@ -157,11 +169,17 @@ mod tests {
             threads: None,
             device: DeviceName::Cuda,
             form: None,
+            tune: None,
             runs: 1,
             warmup: Some(0),
             gemm_tflops: None,
             json: false,
-        };
+        }
+    }
+
+    #[test]
+    fn every_form_is_measured_on_a_gpu() {
+        let args = args();
         let runs = plan::runs(&args.strategy, &args.ranks, &args.sharing, |_| &[1]).unwrap();
         let problem = Problem::new::<bf16>(&args, &runs).unwrap();
         let (simple, overlapped) = (SimpleFlash::default(), OverlappedFlash::default());

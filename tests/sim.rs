@@ -61,6 +61,11 @@ mod mutants {
     use attn::cuda::FlashForm::{Overlapped, Simple};
 
     #[test]
+    fn sdpa() {
+        crate::kernels::sdpa::a_bit_of_everything::<Simulator>();
+    }
+
+    #[test]
     fn d64_simple() {
         a_bit_of_everything::<Simulator>(Kernel { head_dim: 64, which: Which::Sm90(Simple) });
     }

@@ -40,3 +40,12 @@ pub fn masks_and_scales<T: Element, R: Rig>() {
         verify_in_hops::<T, R, _>(&case, &SdpaGpu, &[35..70, 0..35]);
     }
 }
+
+/// Some of each in little time: what a fault planted in the kernel must not survive.
+pub fn a_bit_of_everything<R: Rig>() {
+    let case = Case::new(12, 70, 24).heads(2, 6, 2);
+    verify_of::<f32, R, _>(&Case { lengths: Some(&[70, 41]), ..case }.band(-30, 40), &SdpaGpu);
+    let masked = Case { dense: Some(Dense::Scattered), segments: Some(Segments::Scattered(3)), ..case };
+    verify_of::<f32, R, _>(&masked, &SdpaGpu);
+    verify_in_hops::<f32, R, _>(&Case::new(5, 70, 300), &SdpaGpu, &[0..33, 33..70]);
+}

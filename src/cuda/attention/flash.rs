@@ -3,10 +3,14 @@
 use attn_runtime::{AttentionCall, Flash, Result, Scope};
 
 use super::kernel::{FLASH_SM80, FLASH_SM90, Kernel, Launcher};
-use super::{DeviceMasks, gpu_kernel};
+use super::tuning::{Asked, FlashVariant, Tuning};
+use super::{DeviceMasks, asked, gpu_kernel};
 use crate::cuda::architecture::Architecture;
 use crate::cuda::element::Half;
 use crate::cuda::launches::Launches;
+
+/// The compute capability that Hopper's kernel is for.
+const HOPPER: (u32, u32) = (9, 0);
 
 /// How the Hopper kernel's warpgroups share the work. The results of both forms are within rounding of each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -51,9 +55,19 @@ impl FlashSm90 {
         Self { form }
     }
 
-    pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
-        let launcher = Launcher::Plain(|launchers| launchers.flash_sm90);
-        Kernel { info: &FLASH_SM90, launcher, form: self.form as i32 }
+    pub(super) const fn chosen(self) -> Kernel {
+        Kernel { info: &FLASH_SM90, launcher: Launcher::Plain(|launchers| launchers.flash_sm90), form: self.form as i32 }
+    }
+
+    /// The kernel in its form, or in the one that the table knows to suit the call.
+    fn kernel(self, asked: &Asked) -> Result<Kernel> {
+        if self.form != FlashForm::Auto {
+            return Ok(self.chosen());
+        }
+        let asked = Asked { capability: HOPPER, ..*asked };
+        let known = Tuning::in_force()?.choose(&asked);
+        let own = known.filter(|variant| core::ptr::eq(variant.info(), &FLASH_SM90));
+        Ok(own.unwrap_or(FlashVariant::Sm90Overlapped).kernel())
     }
 }
 
@@ -67,8 +81,12 @@ impl FlashSm90 {
 pub struct FlashSm80;
 
 impl FlashSm80 {
-    pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
+    pub(super) const fn chosen(self) -> Kernel {
         Kernel { info: &FLASH_SM80, launcher: Launcher::Plain(|launchers| launchers.flash_sm80), form: 0 }
+    }
+
+    fn kernel(self, _: &Asked) -> Result<Kernel> {
+        Ok(self.chosen())
     }
 }
 
@@ -90,7 +108,7 @@ macro_rules! forward_with {
                 call: &mut AttentionCall<'_, T, D>,
                 masks: &DeviceMasks<'_, D>,
             ) -> Result<()> {
-                self.kernel::<D>(scope.queue()).forward(scope, call, masks)
+                self.kernel(&asked::<D, T>(scope.queue(), call))?.forward(scope, call, masks)
             }
         }
     };
@@ -102,22 +120,24 @@ forward_with!(FlashSm80, Half);
 gpu_kernel!(impl[D: Launches,] FlashSm90, D, Half);
 gpu_kernel!(impl[D: Launches,] FlashSm80, D, Half);
 
-/// The kernel for a queue's card, in a form if it has forms.
-pub(crate) fn flash_for<D: Launches>(queue: &D::Queue, form: FlashForm) -> Kernel {
-    match Architecture::Hopper.is_of(D::capability(queue)) {
-        true => FlashSm90::new(form).kernel::<D>(queue),
-        false => FlashSm80.kernel::<D>(queue),
+/// The kernel for a call on its card, in a form if one is asked for and there are forms.
+pub(crate) fn flash_for(asked: &Asked, form: FlashForm) -> Result<Kernel> {
+    if form != FlashForm::Auto && Architecture::Hopper.is_of(asked.capability) {
+        return FlashSm90::new(form).kernel(asked);
     }
+    let known = Tuning::in_force()?.choose(asked);
+    // What no kernel takes is refused by the one that takes most, in its words.
+    Ok(known.unwrap_or(FlashVariant::Sm80).kernel())
 }
 
 /// What [`Flash`] is on a queue's card.
 trait OnCard {
-    fn kernel<D: Launches>(&self, queue: &D::Queue) -> Kernel;
+    fn kernel(&self, asked: &Asked) -> Result<Kernel>;
 }
 
 impl OnCard for Flash {
-    fn kernel<D: Launches>(&self, queue: &D::Queue) -> Kernel {
-        flash_for::<D>(queue, FlashForm::Auto)
+    fn kernel(&self, asked: &Asked) -> Result<Kernel> {
+        flash_for(asked, FlashForm::Auto)
     }
 }
 

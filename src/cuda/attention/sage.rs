@@ -6,7 +6,8 @@ use attn_runtime::{AttentionCall, BlockMask, KeyValue, Result, Scope, View, View
 
 use super::flash::forward_with;
 use super::kernel::{Kernel, Launcher, SAGE_SM90};
-use super::{DeviceMasks, gpu_kernel, masks};
+use super::tuning::Asked;
+use super::{DeviceMasks, asked, gpu_kernel, masks};
 use crate::cuda::abi::{self, Launch, Launchers};
 use crate::cuda::element::Half;
 use crate::cuda::launches::{Launches, launch};
@@ -44,9 +45,13 @@ const QUANTISE: &str = "sage_quantise";
 pub struct SageSm90;
 
 impl SageSm90 {
-    pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
+    const fn chosen(self) -> Kernel {
         let launcher = Launcher::Sage { attention: |launchers| launchers.sage_sm90, values: true };
         Kernel { info: &SAGE_SM90, launcher, form: 0 }
+    }
+
+    fn kernel(self, _: &Asked) -> Result<Kernel> {
+        Ok(self.chosen())
     }
 }
 
@@ -84,8 +89,7 @@ pub fn quantise<'a, D: Launches, T: Half>(
     key_lengths: Option<View<'_, i32, D>>,
     scale: f32,
 ) -> Result<Quantised<'a, D>> {
-    let kernel = SageSm90.kernel::<D>(scope.queue());
-    let mut attention = kernel.inputs(scope.queue(), query, kv, &BlockMask::FULL, scale)?;
+    let mut attention = SageSm90.chosen().inputs(scope.queue(), query, kv, &BlockMask::FULL, scale)?;
     attention.mask.key_lengths = masks::resident("key_lengths", key_lengths, [attention.batch, 1])?;
     let quantised = Quantised::take(scope, &attention, true)?;
     let call = abi::Sage { attention, tensors: quantised.describe() };
@@ -151,12 +155,12 @@ mod marker {
 
     /// What [`Sage`] is on a queue's card.
     trait OnCard {
-        fn kernel<D: Launches>(&self, queue: &D::Queue) -> Kernel;
+        fn kernel(&self, asked: &Asked) -> Result<Kernel>;
     }
 
     impl OnCard for Sage {
-        fn kernel<D: Launches>(&self, queue: &D::Queue) -> Kernel {
-            SageSm90.kernel::<D>(queue)
+        fn kernel(&self, asked: &Asked) -> Result<Kernel> {
+            SageSm90.kernel(asked)
         }
     }
 

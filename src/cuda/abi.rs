@@ -24,6 +24,11 @@ pub(crate) const F16: i32 = 1;
 /// `AttnType`: `ATTN_F32`.
 pub(crate) const F32: i32 = 2;
 
+/// `AttnType`: `ATTN_S8`, of probes.
+pub(crate) const S8: i32 = 3;
+/// `AttnType`: `ATTN_E4M3`, of probes.
+pub(crate) const E4M3: i32 = 4;
+
 /// `AttnTensor`: `[batch, seq, heads, head_dim]`, `head_dim` dense, strides in elements.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -342,6 +347,7 @@ macro_rules! for_each_launcher {
             exchange_prepare = attn_exchange_prepare: fn() -> c_int;
             exchange_mailbox_bytes = attn_exchange_mailbox_bytes: fn() -> usize;
             probe_wgmma = attn_probe_wgmma: fn(call: *const ProbeWgmma, stream: *mut c_void) -> c_int;
+            probe_wgmma8 = attn_probe_wgmma8: fn(call: *const ProbeWgmma, stream: *mut c_void) -> c_int;
             probe_tma = attn_probe_tma: fn(call: *const ProbeTma, stream: *mut c_void) -> c_int;
             probe_peak = attn_probe_peak: fn(call: *const ProbePeak, stream: *mut c_void) -> c_int;
             multiprocessors = attn_multiprocessors: fn(count: *mut c_int) -> c_int;

@@ -208,6 +208,11 @@ macro_rules! kernel_tests {
             }
 
             #[test]
+            fn tensor_cores_multiply_8_bits() {
+                crate::kernels::probes::tensor_cores_multiply_8_bits::<$rig>();
+            }
+
+            #[test]
             fn busy_tensor_cores_multiply_right() {
                 crate::kernels::probes::busy_tensor_cores_multiply_right::<half::bf16, $rig>();
                 crate::kernels::probes::busy_tensor_cores_multiply_right::<half::f16, $rig>();

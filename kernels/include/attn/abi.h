@@ -25,7 +25,8 @@ enum AttnStatus {
 };
 
 // F32: attn_sdpa and attn_state_finish alone.
-enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2 };
+// S8, E4M3: attn_probe_wgmma8 alone.
+enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2, ATTN_S8 = 3, ATTN_E4M3 = 4 };
 
 // How the flash kernel's consumer warpgroups work: AUTO asks the table of shapes; SIMPLE runs one product after the
 // other; OVERLAPPED runs the softmax of one block of keys while the tensor cores work on another.
@@ -243,6 +244,8 @@ typedef struct AttnProbeWgmma {
 } AttnProbeWgmma;
 
 int attn_probe_wgmma(const AttnProbeWgmma* call, void* stream);
+// The same of 8-bit elements: k = 128, n contiguous in neither operand's shared memory.
+int attn_probe_wgmma8(const AttnProbeWgmma* call, void* stream);
 
 // Copy engine: of a [seq, slabs * width] tensor of 2-byte elements, width = swizzle / 2, loads the box of `rows` x
 // (box_slabs * width) that begins at (row, slab * width), under a swizzle of 32, 64 or 128 bytes, and writes shared

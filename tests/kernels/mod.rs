@@ -76,6 +76,21 @@ macro_rules! each_flash {
     };
 }
 
+/// Makes a test of each named function of `flash`, for one kernel in one element type.
+macro_rules! each_flash_of {
+    ($element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr; $($name:ident),* $(,)?) => {
+        mod $kernel {
+            use super::*;
+            use crate::kernels::flash::{Kernel, Which};
+
+            $(#[test]
+            fn $name() {
+                crate::kernels::flash::$name::<$element, $rig>(Kernel { head_dim: $head_dim, which: $which });
+            })*
+        }
+    };
+}
+
 /// Everything, for a rig.
 macro_rules! kernel_tests {
     ($rig:ty) => {
@@ -85,15 +100,15 @@ macro_rules! kernel_tests {
         kernel_tests!($rig, d128_overlapped, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!($rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
         kernel_tests!($rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(also $rig, d32_overlapped, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(also $rig, d96_overlapped, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(also $rig, d192_overlapped, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d32_masked, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d64_masked, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d96_masked, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::f16; $rig, d32_overlapped, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::bf16; $rig, d96_overlapped, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::f16; $rig, d192_overlapped, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d32_masked, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d64_masked, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d96_masked, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         each_flash! { $rig, sdpa, 40, Which::Sdpa;
             lengths_round_the_borders_of_tiles,
             bands_of_every_kind,
@@ -191,9 +206,9 @@ macro_rules! kernel_tests {
             }
         }
     };
-    // A head_dim that shares its code with others.
-    (also $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
-        each_flash! { $rig, $kernel, $head_dim, $which;
+    // A head_dim that has its code in common with others.
+    (also $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
             lengths_round_the_borders_of_tiles,
             heads_share_keys,
             padding_reaches_nobody,
@@ -202,8 +217,8 @@ macro_rules! kernel_tests {
         }
     };
     // What has kernels of its own: masks that follow a cover, and query heads that share a tile.
-    (masked $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
-        each_flash! { $rig, $kernel, $head_dim, $which;
+    (masked $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
             segments_of_every_kind,
             dense_masks_of_every_kind,
             documents_are_found_in_long_sequences,

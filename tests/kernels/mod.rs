@@ -11,6 +11,7 @@ pub mod flash;
 pub mod probes;
 pub mod refusals;
 pub mod rig;
+pub mod sdpa;
 pub mod strategies;
 
 /// Makes a test of each named function of `module`, for a rig.
@@ -109,21 +110,35 @@ macro_rules! kernel_tests {
         kernel_tests!(masked half::bf16; $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(masked half::bf16; $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(masked half::f16; $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        each_flash! { $rig, sdpa, 40, Which::Sdpa;
-            lengths_round_the_borders_of_tiles,
-            bands_of_every_kind,
+        each_flash! { $rig, sdpa_as_the_others, 40, Which::Sdpa;
             heads_share_keys,
             padding_reaches_nobody,
-            lengths_cross_to_the_device,
-            segments_of_every_kind,
-            dense_masks_of_every_kind,
-            any_layout_will_do,
-            hops_carry_the_state,
             one_hop_is_one_call,
-            numbers_of_every_size,
             products_of_minus_infinity_weigh_nothing,
             a_nan_reaches_who_attends_it,
             results_do_not_depend_on_the_order_of_threads,
+        }
+        mod sdpa {
+            use super::*;
+            use crate::kernels::sdpa;
+
+            #[test]
+            fn rows_of_any_length() {
+                sdpa::rows_of_any_length::<f32, $rig>();
+                sdpa::rows_of_any_length::<half::bf16, $rig>();
+            }
+
+            #[test]
+            fn rows_anywhere() {
+                sdpa::rows_anywhere::<f32, $rig>();
+                sdpa::rows_anywhere::<half::f16, $rig>();
+            }
+
+            #[test]
+            fn masks_and_scales() {
+                sdpa::masks_and_scales::<f32, $rig>();
+                sdpa::masks_and_scales::<half::bf16, $rig>();
+            }
         }
 
         each! { $rig, allocation: steady_calls_allocate_nothing }

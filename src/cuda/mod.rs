@@ -15,6 +15,7 @@ mod copy;
 #[cfg(feature = "cuda")]
 mod device;
 pub mod direct;
+mod edge;
 mod element;
 mod flash;
 #[cfg(any(feature = "nccl", feature = "sim"))]

@@ -130,6 +130,7 @@ inline int opaque(int value) { return value; }
 
 inline float exp2_approx(float x) { return exp2f(x); }
 inline float natural_log(float x) { return logf(x); }
+inline float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
 
 template <class T>
 uint32_t pack2(float lo, float hi) {
@@ -139,6 +140,16 @@ uint32_t pack2(float lo, float hi) {
     } else {
         return sim::f16_from_float(lo) | static_cast<uint32_t>(sim::f16_from_float(hi)) << 16;
     }
+}
+
+template <class T>
+void unpack2(uint32_t pair, float& lo, float& hi) {
+    static_assert(std::is_same_v<T, Bf16> || std::is_same_v<T, F16>, "unpack2 takes Bf16 or F16");
+    const auto widen = [](uint32_t bits) {
+        return std::is_same_v<T, Bf16> ? sim::bf16_to_float(uint16_t(bits)) : sim::f16_to_float(uint16_t(bits));
+    };
+    lo = widen(pair & 0xffff);
+    hi = widen(pair >> 16);
 }
 
 inline void load_global_16(const void* address, uint32_t (&value)[4]) {

@@ -18,13 +18,13 @@ use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 use std::sync::Weak;
 
-use attn_runtime::device::StridedCopy;
+use attn_runtime::device::{EdgeCopy, StridedCopy};
 use attn_runtime::{Device, Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::abi::Launchers;
 use super::launches::{Backend, GpuQueue, Witness};
-use super::{copy, layout};
+use super::{copy, edge, layout};
 use queue::CudaMark;
 
 /// What the kernels are compiled for. Their code runs on no other compute capability, newer ones included.
@@ -74,6 +74,11 @@ unsafe impl Device for Cuda {
     unsafe fn copy(queue: &CudaQueue, copies: &[StridedCopy]) -> Result<()> {
         // SAFETY: the caller's contract.
         unsafe { copy::batch::<Self>(queue, copies) }
+    }
+
+    unsafe fn edge(queue: &CudaQueue, copies: &[EdgeCopy]) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { edge::batch::<Self>(queue, copies) }
     }
 
     fn synchronize(queue: &CudaQueue) -> Result<()> {

@@ -25,6 +25,27 @@ ATTN_DEVICE uint32_t pack2<F16>(float lo, float hi) {
     return pair;
 }
 
+template <class T>
+ATTN_DEVICE void unpack2(uint32_t pair, float& lo, float& hi);
+
+// The contrary of pack2, exact.
+template <>
+ATTN_DEVICE void unpack2<Bf16>(uint32_t pair, float& lo, float& hi) {
+    lo = __uint_as_float(pair << 16);
+    hi = __uint_as_float(pair & 0xffff0000u);
+}
+template <>
+ATTN_DEVICE void unpack2<F16>(uint32_t pair, float& lo, float& hi) {
+    asm("{\n"
+        ".reg .b16 lower, upper;\n"
+        "mov.b32 {lower, upper}, %2;\n"
+        "cvt.f32.f16 %0, lower;\n"
+        "cvt.f32.f16 %1, upper;\n"
+        "}"
+        : "=f"(lo), "=f"(hi)
+        : "r"(pair));
+}
+
 // The same value, of which the compiler knows nothing: what follows from it is computed anew, not kept.
 ATTN_DEVICE int opaque(int value) {
     asm volatile("" : "+r"(value));
@@ -39,6 +60,9 @@ ATTN_DEVICE float exp2_approx(float x) {
 }
 
 ATTN_DEVICE float natural_log(float x) { return logf(x); }
+
+// 1 / sqrt(x), to about 2 units in the last place.
+ATTN_DEVICE float reciprocal_root(float x) { return rsqrtf(x); }
 
 // The value of the lane whose number differs by `mask`. All lanes of the warp take part.
 ATTN_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }

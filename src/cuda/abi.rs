@@ -498,6 +498,6 @@ mod tests {
         let message = checked(fewer).unwrap_err().to_string();
         assert!(message.contains("its 13 structs") && message.contains("48, 56], the 14 of"), "{message}");
         let message = checked(more).unwrap_err().to_string();
-        assert!(message.contains("its 14 structs") && message.contains("56, 32] and more"), "{message}");
+        assert!(message.contains("its 15 structs") && message.contains("56, 32] and more"), "{message}");
     }
 }

@@ -44,35 +44,7 @@ pub struct Edge<'a, T, D = Cpu> {
 /// What is done to queries and keys on their way into attention, in the pass that lays them out for the exchange or the
 /// kernel. All by itself each of these steps would read and write the tensors once more.
 ///
-/// ```
-/// use attn::prelude::*;
-/// use attn::{Edge, Edges, RmsNorm, Rope, RopePairs};
-///
-/// #[parallel_attention(strategy = "ulysses", heads = 4, head_dim = 8)]
-/// struct SelfAttention;
-///
-/// fn main() -> attn::Result<()> {
-///     World::threads(2).run(|comm| {
-///         let rank = comm.rank();
-///         let mut session = Session::open(comm)?;
-///         let x = Tensor::<f32>::from_fn([1, 16, 4, 8], |[_, s, h, d]| ((s + h + d) % 5) as f32)?;
-///         // One weight for each channel, and the angles of this rank's 16 of 32 positions.
-///         let weight = Tensor::from_fn([1, 1, 1, 8], |_| 1.0)?;
-///         let positions: Vec<usize> = session.sharding().sequence(32)?.positions(rank).iter().collect();
-///         let angle = |s: usize, i: usize| positions[s] as f32 / 10_000_f32.powf(i as f32 / 4.0);
-///         let cos = Tensor::from_fn([1, 16, 1, 4], |[_, s, _, i]| angle(s, i).cos())?;
-///         let sin = Tensor::from_fn([1, 16, 1, 4], |[_, s, _, i]| angle(s, i).sin())?;
-///         let edge = Edge {
-///             norm: Some(RmsNorm { weight: Some(weight.view()), eps: 1e-6 }),
-///             rope: Some(Rope { cos: cos.view(), sin: sin.view(), pairs: RopePairs::Interleaved }),
-///         };
-///         let edges = Edges { query: edge, key: edge, ..Edges::default() };
-///         let metadata = AttentionMetadata::default().with_edges(&edges);
-///         SelfAttention.attend(&mut session, &x, &x, &x, &metadata).map(drop)
-///     })?;
-///     Ok(())
-/// }
-/// ```
+/// The example `edges` of the crate `attn` has all of it.
 pub struct Edges<'a, T, D = Cpu> {
     /// Of the queries.
     pub query: Edge<'a, T, D>,

@@ -145,7 +145,7 @@ fn both_orders_of_pairs_are_one_but_for_the_order_of_channels() {
     for pairs in [8, 5] {
         let place = |i: usize| match i {
             _ if i >= 2 * pairs => i,
-            _ if i % 2 == 0 => i / 2,
+            _ if i.is_multiple_of(2) => i / 2,
             _ => pairs + i / 2,
         };
         let turned = |tensor: &Tensor<f32>| {

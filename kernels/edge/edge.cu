@@ -7,7 +7,6 @@
 // lane. The pieces are in the kernel's parameters.
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 
 #include "attn/abi.h"
 #include "attn/device.h"
@@ -69,12 +68,10 @@ ATTN_DEVICE Turn turn_of(const RowPiece& p, uint32_t chunk, uint32_t batch, uint
     return turn;
 }
 
-ATTN_DEVICE float from_lane(float value, int lane) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof(bits));
-    bits = value_of_lane(bits, lane);
-    memcpy(&value, &bits, sizeof(bits));
-    return value;
+template <class T>
+ATTN_DEVICE void unpack(uint32_t pair, float& lo, float& hi) {
+    lo = widen<T>(static_cast<uint16_t>(pair));
+    hi = widen<T>(static_cast<uint16_t>(pair >> 16));
 }
 
 // Divides a row by its root mean square. All lanes of the warp take part; those without a chunk have zeros.
@@ -91,7 +88,7 @@ ATTN_DEVICE void normalise(const RowPiece& p, const Weights& weights, float (&x)
 #pragma unroll
     for (int i = 0; i < row_chunk / 2; ++i) {
         float lo, hi;
-        unpack2<T>(weights.packed[i], lo, hi);
+        unpack<T>(weights.packed[i], lo, hi);
         x[2 * i] *= lo;
         x[2 * i + 1] *= hi;
     }
@@ -101,7 +98,7 @@ ATTN_DEVICE void normalise(const RowPiece& p, const Weights& weights, float (&x)
 ATTN_DEVICE void rotate(const RowPiece& p, const Turn& turn, float (&x)[row_chunk]) {
     float partner[row_chunk];
 #pragma unroll
-    for (int i = 0; i < row_chunk; ++i) partner[i] = p.halves ? from_lane(x[i], turn.partner_lane) : x[i ^ 1];
+    for (int i = 0; i < row_chunk; ++i) partner[i] = p.halves ? float_of_lane(x[i], turn.partner_lane) : x[i ^ 1];
     // Zero times the partner would be NaN where that is infinite.
     if (!turn.turned) return;
 #pragma unroll
@@ -140,7 +137,7 @@ ATTN_DEVICE void do_unit(const RowPiece& p, uint32_t unit) {
         const bool has_head = head < p.heads;
         float x[row_chunk];
 #pragma unroll
-        for (int j = 0; j < row_chunk / 2; ++j) unpack2<T>(packed[i][j], x[2 * j], x[2 * j + 1]);
+        for (int j = 0; j < row_chunk / 2; ++j) unpack<T>(packed[i][j], x[2 * j], x[2 * j + 1]);
         if (i > 0 && p.weight_stride != 0 && has_chunk && has_head) {
             weights = *reinterpret_cast<const Weights*>(weight + i * p.weight_stride);
         }

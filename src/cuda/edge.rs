@@ -6,6 +6,7 @@ use attn_runtime::device::{EdgeCopy, EdgeRope};
 use attn_runtime::{DType, Error, Result, RopePairs};
 
 use super::abi;
+use super::architecture::{Architecture, supports};
 use super::launches::{Launches, here, queue_on};
 use super::layout::{self, ALIGN, unsupported};
 
@@ -40,7 +41,7 @@ pub(crate) unsafe fn batch<D: Launches>(queue: &D::Queue, copies: &[EdgeCopy]) -
     if copies.iter().all(|copy| copy.extent.contains(&0)) {
         return Ok(());
     }
-    D::supports(queue, NAME)?;
+    supports::<D>(queue, NAME, Architecture::Ampere)?;
     for copies in copies.chunks(AT_ONCE) {
         let mut edges = [abi::Edge::NONE; AT_ONCE];
         for (edge, copy) in edges.iter_mut().zip(copies) {

@@ -107,6 +107,10 @@ void registers_fence(float (&)[N]) {}
 
 struct Bf16 {};
 struct F16 {};
+struct F32 {};
+
+template <class T>
+using Stored = std::conditional_t<std::is_same_v<T, F32>, float, uint16_t>;
 
 template <class T, int N, int TransB>
 struct Wgmma {
@@ -143,13 +147,25 @@ uint32_t pack2(float lo, float hi) {
 }
 
 template <class T>
-void unpack2(uint32_t pair, float& lo, float& hi) {
-    static_assert(std::is_same_v<T, Bf16> || std::is_same_v<T, F16>, "unpack2 takes Bf16 or F16");
-    const auto widen = [](uint32_t bits) {
-        return std::is_same_v<T, Bf16> ? sim::bf16_to_float(uint16_t(bits)) : sim::f16_to_float(uint16_t(bits));
-    };
-    lo = widen(pair & 0xffff);
-    hi = widen(pair >> 16);
+float widen(Stored<T> stored) {
+    if constexpr (std::is_same_v<T, Bf16>) return sim::bf16_to_float(stored);
+    if constexpr (std::is_same_v<T, F16>) return sim::f16_to_float(stored);
+    if constexpr (std::is_same_v<T, F32>) return stored;
+}
+
+template <class T>
+Stored<T> narrow(float value) {
+    if constexpr (std::is_same_v<T, F32>) {
+        return value;
+    } else {
+        return static_cast<uint16_t>(pack2<T>(value, 0.0f));
+    }
+}
+
+inline int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
+
+inline float float_of_lane(float value, int lane) {
+    return sim::float_of(value_of_lane(sim::bits_of(value), lane));
 }
 
 inline void load_global_16(const void* address, uint32_t (&value)[4]) {

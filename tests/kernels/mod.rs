@@ -7,6 +7,7 @@ pub mod case;
 pub mod copy;
 pub mod direct;
 pub mod direct_faults;
+pub mod edge;
 pub mod flash;
 pub mod probes;
 pub mod refusals;
@@ -151,6 +152,12 @@ macro_rules! kernel_tests {
             an_empty_batch_does_nothing,
             elements_of_twelve_bytes_are_refused,
         }
+        each! { $rig, edge:
+            rows_are_normalised_rotated_and_rounded_once,
+            batches_of_every_size_are_done,
+            what_is_not_rotated_stays,
+            what_is_off_16_bytes_is_refused,
+        }
         each! { $rig, direct:
             every_element_of_random_boxes_arrives,
             more_boxes_than_one_message_takes,
@@ -187,6 +194,7 @@ macro_rules! kernel_tests {
             padding_crosses_ranks,
             joint_tokens_are_attended_once,
             uneven_shares_cover_the_whole,
+            edges_are_done_on_the_way,
             segments_and_dense_masks_are_refused,
         }
 

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use attn_runtime::Result;
 
 use crate::cuda::abi::{
-    Attention, Copy, Exchange, ExchangeGroup, Launchers, ProbePeak, ProbeTma, ProbeWgmma, StateCall,
+    Attention, Copy, Edge, Exchange, ExchangeGroup, Launchers, ProbePeak, ProbeTma, ProbeWgmma, StateCall,
     for_each_launcher,
 };
 

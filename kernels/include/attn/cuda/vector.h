@@ -80,6 +80,9 @@ ATTN_DEVICE float exp2_approx(float x) {
 
 ATTN_DEVICE float natural_log(float x) { return logf(x); }
 
+// 1 / sqrt(x), to about 2 units in the last place.
+ATTN_DEVICE float reciprocal_root(float x) { return rsqrtf(x); }
+
 // The value of the lane whose number differs by `mask`. All lanes of the warp take part.
 ATTN_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 

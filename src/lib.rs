@@ -41,7 +41,7 @@
 //! | choice | members | where it is made |
 //! |---|---|---|
 //! | strategy | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`, a [type of your own](ParallelAttentionStrategy), a list to choose from at start-up | the attribute |
-//! | kernel | `"sdpa"`, `"flash"`, a [type of your own](AttentionKernel) | the attribute |
+//! | kernel | `"sdpa"`, `"flash"`, `"sage"` (in 8 bits, on GPUs), a [type of your own](AttentionKernel) | the attribute |
 //! | communicator | threads ([`World::threads`]), processes over TCP ([`World::from_env`]), a [type of your own](Communicator) | what the session is opened on |
 //! | device | [`Cpu`], `cuda::Cuda` | the communicator |
 //!
@@ -52,6 +52,8 @@
 pub use attn_macros::parallel_attention;
 #[cfg(feature = "flash")]
 pub use attn_runtime::Flash;
+#[cfg(feature = "sage")]
+pub use attn_runtime::Sage;
 #[cfg(feature = "sdpa")]
 pub use attn_runtime::Sdpa;
 pub use attn_runtime::{

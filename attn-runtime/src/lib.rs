@@ -35,6 +35,8 @@ pub use edges::{Edge, Edges, RmsNorm, Rope};
 pub use error::{Error, Result};
 #[cfg(feature = "flash")]
 pub use kernel::Flash;
+#[cfg(feature = "sage")]
+pub use kernel::Sage;
 #[cfg(feature = "sdpa")]
 pub use kernel::Sdpa;
 pub use kernel::{

@@ -68,6 +68,21 @@ void load_shared_16(SharedAddress address, uint32_t (&value)[4]) {
     std::memcpy(value, cta.memory.at(address), 16);
 }
 
+void store_shared_8(SharedAddress address, uint32_t x, uint32_t y) {
+    sim::Cta& cta = step("store_shared_8");
+    cta.memory.check(address, 8, 8);
+    cta.hazards.store(address);
+    const uint32_t value[2] = {x, y};
+    std::memcpy(cta.memory.at(address), value, 8);
+}
+
+void load_shared_8(SharedAddress address, uint32_t (&value)[2]) {
+    sim::Cta& cta = step("load_shared_8");
+    cta.memory.check(address, 8, 8);
+    cta.hazards.load(address);
+    std::memcpy(value, cta.memory.at(address), 8);
+}
+
 void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
     step("store_matrix_x4").warps.store_matrix_x4(row, {r0, r1, r2, r3});
 }
@@ -135,7 +150,7 @@ void wait_stores_read(int pending) { step("tma_store_wait_read").copy_engine.wai
 void wait_stores_written(int pending) { step("tma_store_wait").copy_engine.wait_written(pending); }
 void wait_wgmmas(int pending) { step("wgmma_wait").tensor_cores.wait(pending); }
 
-void issue_wgmma(const WgmmaInstruction& instruction, float* accumulators, const uint32_t* a_registers) {
+void issue_wgmma(const WgmmaInstruction& instruction, void* accumulators, const uint32_t* a_registers) {
     step("wgmma").tensor_cores.issue(instruction, accumulators, a_registers);
 }
 

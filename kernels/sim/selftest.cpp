@@ -15,6 +15,7 @@ int main() {
     test_loads();
     test_stores();
     test_products();
+    test_products8();
     test_warps();
     test_registers();
     test_launches();

@@ -15,6 +15,9 @@ EDGE_LOADS = 4
 # Values that a loop of flash may move to uniform registers besides the queries' descriptors: stages, parities.
 DESCRIPTOR_SLACK = 4
 
+# Tensor core instructions of Hopper: of 16-bit floats, of 8-bit integers, of 8-bit floats.
+PRODUCTS = ("HGMMA", "IGMMA", "QGMMA")
+
 MEMORY_OF_ONE_THREAD = ("LDL", "STL")
 # Stores to shared memory of what the copy engine or the tensor cores read. (Shorter ones are the pin in flash.)
 PAYLOAD = ("STSM", "STS.128")
@@ -81,14 +84,16 @@ def judge(kernel):
     tile = Tile.of(kernel.name)
     if tile is not None:
         kernel.shared_bytes += tile.shared_bytes
+    kernel.shared_bytes += sage_shared_bytes(kernel.name)
     gates = [private_memory, register_budget, shared_memory, store_fences]
     gates += {"flash": [flash_roles, flash_products, flash_order], "copy": [copy_width, copy_registers],
-              "edge": [copy_width, edge_registers, edge_loads], "exchange": [exchange_fence]}.get(kernel.family, [])
+              "edge": [copy_width, edge_registers, edge_loads], "exchange": [exchange_fence],
+              "sage": sage_gates(kernel)}.get(kernel.family, [])
     if "push_kernel" in kernel.name:
         gates.append(copy_width)
     if "peak_kernel" in kernel.name:
         gates.append(peak_products)
-    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_("HGMMA"))
+    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_(*PRODUCTS))
     for gate in gates:
         kernel.failures.extend(dict.fromkeys(gate(kernel)))
 
@@ -138,7 +143,7 @@ def store_fences(kernel):
             elif any(kernel.code.paths_meet(each, -1, is_fence, is_payload) is None for each in barriers):
                 yield "a TMA store without fence.proxy.async between the stores to shared memory and the barrier"
         elif is_payload(store):
-            tells = lambda each: each.is_("SYNCS.ARRIVE") or each.is_("UTMASTG", "HGMMA")
+            tells = lambda each: each.is_("SYNCS.ARRIVE") or each.is_("UTMASTG", *PRODUCTS)
             if kernel.code.paths_meet(store.index, 1, is_fence, tells) is None:
                 yield f"{store.opcode} to shared memory without fence.proxy.async before the next arrival"
 
@@ -147,14 +152,19 @@ def flash_roles(kernel):
     """One warpgroup gives registers away and drives the copy engine; the others take them and multiply."""
     code = kernel.code
     tile = Tile.of(kernel.name)
+    yield from roles(kernel, ("HGMMA",), tile is not None and not tile.carried)
+
+
+def roles(kernel, products, stores):
+    code = kernel.code
     takers, givers = changes(code, "TRY_ALLOC"), changes(code, "DEALLOC")
     if len(takers) != 1 or len(givers) != 1:
         yield (f"{len(givers)} USETMAXREG that give registers and {len(takers)} that take them instead of one each: "
                "setmaxnreg is ignored, missing or doubled")
         return
     (taken,), (given,) = takers, givers
-    for opcode, change, wanted in [("UTMALDG", given, True), ("HGMMA", taken, True),
-                                   ("UTMASTG", taken, tile is not None and not tile.carried)]:
+    for opcode, change, wanted in [("UTMALDG", given, True), *((product, taken, True) for product in products),
+                                   ("UTMASTG", taken, stores)]:
         users = [each for each in code.instructions if each.is_(opcode)]
         if wanted and not users:
             yield f"no {opcode}"
@@ -243,6 +253,90 @@ def flash_order(kernel):
             yield f"{misplaced} of {before} exponentials are outside the waits for scores and output: no overlap"
         elif before < tile.keys // 2:
             yield f"a loop with {before} exponentials, fewer than its {tile.keys // 2} scores"
+
+
+SAGE_TILE = re.compile(r"\bsage::sm90::Tile<(\d+)>")
+# Keys of a block, and what an instruction of 8 bits sums over.
+SAGE_KEYS, SAGE_DEPTH = 128, 32
+
+
+def sage_shared_bytes(name):
+    """As in kernels/sage/sm90/tile.h."""
+    found = SAGE_TILE.search(name)
+    if found is None:
+        return 0
+    block = SAGE_KEYS * int(found[1])
+    return 1024 + block + 2 * 4 * block + 2 * block + 16 * 256 + 256
+
+
+def sage_gates(kernel):
+    if "::forward<" in kernel.name:
+        return [sage_roles, sage_products, sage_order]
+    # All others round tensors, but for one that adds up a few numbers.
+    return [] if "::settle<" in kernel.name else [copy_width]
+
+
+def sage_roles(kernel):
+    """As in flash."""
+    yield from roles(kernel, ("IGMMA", "QGMMA"), True)
+
+
+def sage_products(kernel):
+    """Each product is one uninterrupted row of instructions, of the shapes and the number that the tile asks for; so are
+    the two loops: the one that looks at pairs one by one, and the hot one."""
+    found = SAGE_TILE.search(kernel.name)
+    if found is None:
+        yield "the name holds no Tile<..>: what to expect of its products is unknown"
+        return
+    head_dim = int(found[1])
+    wanted = {"IGMMA": (f"64x{SAGE_KEYS}x{SAGE_DEPTH}", head_dim // SAGE_DEPTH),
+              "QGMMA": (f"64x{head_dim}x{SAGE_DEPTH}", SAGE_KEYS // SAGE_DEPTH)}
+    groups = []
+    for each in kernel.code.instructions:
+        kind = next((opcode for opcode in wanted if each.is_(opcode)), None)
+        if each.is_("WARPGROUP.ARRIVE"):
+            groups.append([])
+        elif each.is_("HGMMA"):
+            yield "HGMMA: products of 16 bits"
+        elif kind is not None:
+            if each.opcode.split(".")[1] != wanted[kind][0]:
+                yield f"{each.opcode} where {wanted[kind][0]} was expected"
+            if not groups:
+                yield f"{kind} without WARPGROUP.ARRIVE before it"
+                return
+            groups[-1].append(kind)
+    odd = [g for g in groups if len(set(g)) != 1 or len(g) != wanted[g[0]][1]]
+    if odd:
+        yield f"{len(odd)} of {len(groups)} products are broken up, e.g. {shorten(' '.join(odd[0])) or 'nothing'}"
+    if len(kernel.hot_loops) != 2:
+        yield f"{len(kernel.hot_loops)} loops with tensor core instructions instead of two"
+    for loop in kernel.hot_loops:
+        counts = {opcode: sum(each.is_(opcode) for each in loop) for opcode in wanted}
+        if counts != {opcode: count for opcode, (_, count) in wanted.items()}:
+            yield f"a loop with {counts['IGMMA']} IGMMA and {counts['QGMMA']} QGMMA"
+        for opcode, most in (("WARPGROUP.ARRIVE", 2), ("WARPGROUP.DEPBAR", 2)):
+            found = sum(each.is_(opcode) for each in loop)
+            if found > most:
+                yield f"{found} {opcode} in a loop: products run one by one"
+        moved = sum(each.is_("R2UR") for each in loop)
+        if moved > 2 * counts["IGMMA"] + DESCRIPTOR_SLACK:
+            yield f"{moved} R2UR in a loop: threads compute addresses that are the same for all of them"
+
+
+def sage_order(kernel):
+    """The hot loop issues both products, awaits the scores, takes all exponentials, awaits the output (as `flash_order`)."""
+    orders = []
+    for loop in kernel.hot_loops:
+        events = [("wait", pending_of(each)) if is_wait(each) else (each.opcode.split(".")[0], None)
+                  for each in loop if is_wait(each) or each.is_("IGMMA", "QGMMA", "MUFU.EX2")]
+        names = [f"wait{pending}" if name == "wait" else "exp" if name == "MUFU" else name for name, pending in events]
+        # The loop may begin anywhere in its round.
+        start = next((at for at, name in enumerate(names) if name == "IGMMA" and names[at - 1] != "IGMMA"), 0)
+        orders.append(shorten(" ".join(names[start:] + names[:start])))
+    # A weight each for 64 x 128 scores in 128 threads, and two corrections.
+    exponentials = f"{SAGE_KEYS // 2 + 2}xexp"
+    if not any(re.fullmatch(rf"\d+xIGMMA \d+xQGMMA wait1 {exponentials} wait0", order) for order in orders):
+        yield f"no loop that takes all exponentials between its waits for scores and output: {'; '.join(orders)}"
 
 
 def peak_products(kernel):

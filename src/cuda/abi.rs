@@ -113,6 +113,29 @@ pub struct Attention {
     pub reserved: i32,
 }
 
+/// `AttnSageTensors`: memory of the device, dense. `value` may be null.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SageTensors {
+    pub query: *mut i8,
+    pub key: *mut i8,
+    pub value: *mut u8,
+    pub query_scale: *mut f32,
+    pub query_mean: *mut f32,
+    pub key_scale: *mut f32,
+    pub value_scale: *mut f32,
+    pub key_mean: *mut f32,
+    pub partial: *mut f32,
+}
+
+/// `AttnSage`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Sage {
+    pub attention: Attention,
+    pub tensors: SageTensors,
+}
+
 /// `AttnStateCall`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -305,11 +328,13 @@ pub struct ProbePeak {
 }
 
 /// The size of each struct, in the order of `attn_abi_sizes`.
-const SIZES: [usize; 14] = [
+const SIZES: [usize; 16] = [
     size_of::<Tensor>(),
     size_of::<Rows>(),
     size_of::<Mask>(),
     size_of::<Attention>(),
+    size_of::<SageTensors>(),
+    size_of::<Sage>(),
     size_of::<StateCall>(),
     size_of::<Copy>(),
     size_of::<Edge>(),
@@ -334,6 +359,8 @@ const _: () = {
     assert!(offset_of!(Attention, mask) == 256 && offset_of!(Attention, batch) == 344);
     assert!(offset_of!(Attention, element) == 368 && offset_of!(Attention, scale) == 376);
     assert!(size_of::<Attention>() == 384 && align_of::<Attention>() == 8);
+    assert!(offset_of!(SageTensors, query_scale) == 24 && offset_of!(SageTensors, partial) == 64);
+    assert!(size_of::<SageTensors>() == 72 && offset_of!(Sage, tensors) == 384 && size_of::<Sage>() == 456);
     assert!(offset_of!(StateCall, state_max) == 64 && offset_of!(StateCall, batch) == 160);
     assert!(size_of::<StateCall>() == 184 && align_of::<StateCall>() == 8);
     assert!(offset_of!(Copy, destination) == 8 && offset_of!(Copy, item) == 16);
@@ -367,6 +394,8 @@ macro_rules! for_each_launcher {
             flash_sm90 = attn_flash_sm90: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             flash_sm80 = attn_flash_sm80: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             sdpa = attn_sdpa: fn(call: *const Attention, stream: *mut c_void) -> c_int;
+            sage_quantise = attn_sage_quantise: fn(call: *const Sage, stream: *mut c_void) -> c_int;
+            sage_sm90 = attn_sage_sm90: fn(call: *const Sage, stream: *mut c_void) -> c_int;
             state_begin = attn_state_begin: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             state_finish = attn_state_finish: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             copy = attn_copy: fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int;
@@ -454,7 +483,7 @@ mod tests {
     use super::*;
 
     /// The sizes that abi.h has on every 64-bit machine.
-    const OF_HEADER: [usize; 14] = [32, 32, 88, 384, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32];
+    const OF_HEADER: [usize; 16] = [32, 32, 88, 384, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32];
 
     /// What `attn_abi_sizes` does with the sizes of a header.
     ///
@@ -474,17 +503,21 @@ mod tests {
 
     unsafe extern "C" fn wrong(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 88, 376, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32], sizes, room) }
+        unsafe {
+            write(&[32, 32, 88, 376, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32], sizes, room)
+        }
     }
 
     unsafe extern "C" fn fewer(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&OF_HEADER[..13], sizes, room) }
+        unsafe { write(&OF_HEADER[..15], sizes, room) }
     }
 
     unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 88, 384, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room) }
+        unsafe {
+            write(&[32, 32, 88, 384, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room)
+        }
     }
 
     fn table(abi_sizes: unsafe extern "C" fn(*mut usize, usize) -> usize) -> Launchers {
@@ -500,8 +533,8 @@ mod tests {
         assert!(message.contains("376") && message.contains("384"), "{message}");
         assert!(message.contains("one source tree"), "{message}");
         let message = checked(fewer).unwrap_err().to_string();
-        assert!(message.contains("its 13 structs") && message.contains("48, 56], the 14 of"), "{message}");
+        assert!(message.contains("its 15 structs") && message.contains("48, 56], the 16 of"), "{message}");
         let message = checked(more).unwrap_err().to_string();
-        assert!(message.contains("its 15 structs") && message.contains("56, 32] and more"), "{message}");
+        assert!(message.contains("its 17 structs") && message.contains("56, 32] and more"), "{message}");
     }
 }

@@ -36,7 +36,9 @@ mod sim;
 mod transfer;
 
 pub use architecture::Architecture;
-pub use attention::{DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SdpaGpu, kernels, tuning};
+pub use attention::{
+    DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SageSm90, SdpaGpu, kernels, tuning,
+};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "cuda")]

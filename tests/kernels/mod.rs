@@ -8,10 +8,12 @@ pub mod copy;
 pub mod direct;
 pub mod direct_faults;
 pub mod edge;
+pub mod eight_bits;
 pub mod flash;
 pub mod probes;
 pub mod refusals;
 pub mod rig;
+pub mod sage;
 pub mod sdpa;
 pub mod strategies;
 
@@ -93,15 +95,29 @@ macro_rules! each_flash_of {
     };
 }
 
+/// Makes a test of each named function of `sage`, for one element type.
+macro_rules! each_sage {
+    ($element:ty; $rig:ty, $name:ident, $head_dim:literal: $($test:ident),* $(,)?) => {
+        mod $name {
+            use super::*;
+
+            $(#[test]
+            fn $test() {
+                crate::kernels::sage::$test::<$element, $rig>($head_dim);
+            })*
+        }
+    };
+}
+
 /// Everything, for a rig.
 macro_rules! kernel_tests {
     ($rig:ty) => {
-        kernel_tests!($rig, d64_simple, 64, Which::Sm90(attn::cuda::FlashForm::Simple));
-        kernel_tests!($rig, d64_overlapped, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!($rig, d128_simple, 128, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::f16; $rig, d64_simple, 64, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::bf16; $rig, d64_overlapped, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(one half::bf16; $rig, d128_simple, 128, Which::Sm90(attn::cuda::FlashForm::Simple));
         kernel_tests!($rig, d128_overlapped, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!($rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
-        kernel_tests!($rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(one half::f16; $rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::bf16; $rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(also half::f16; $rig, d32_overlapped, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(also half::bf16; $rig, d96_overlapped, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(also half::f16; $rig, d192_overlapped, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
@@ -141,6 +157,9 @@ macro_rules! kernel_tests {
                 sdpa::masks_and_scales::<half::bf16, $rig>();
             }
         }
+
+        kernel_tests!(sage half::f16; $rig, sage_d64, 64);
+        kernel_tests!(sage half::bf16; $rig, sage_d128, 128);
 
         each! { $rig, allocation: steady_calls_allocate_nothing }
         each! { $rig, copy:
@@ -246,6 +265,39 @@ macro_rules! kernel_tests {
             dense_masks_of_every_kind,
             documents_are_found_in_long_sequences,
             few_queries_share_a_tile,
+        }
+    };
+    (sage $element:ty; $rig:ty, $name:ident, $head_dim:literal) => {
+        each_sage! { $element; $rig, $name, $head_dim:
+            tensors_in_8_bits_are_exact,
+            lengths_round_the_borders_of_tiles,
+            bands_of_every_kind,
+            heads_share_keys,
+            padding_reaches_nobody,
+            masks_of_every_kind,
+            any_layout_will_do,
+            hops_carry_the_state,
+            a_state_goes_on_in_other_kernels,
+            a_nan_is_not_hidden,
+            results_do_not_depend_on_the_order_of_threads,
+        }
+    };
+    // In one element type: they differ in the instruction that multiplies and the one that rounds.
+    (one $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
+            lengths_round_the_borders_of_tiles,
+            bands_of_every_kind,
+            heads_share_keys,
+            padding_reaches_nobody,
+            lengths_cross_to_the_device,
+            any_layout_will_do,
+            hops_carry_the_state,
+            one_hop_is_one_call,
+            numbers_of_every_size,
+            products_of_minus_infinity_weigh_nothing,
+            a_nan_reaches_who_attends_it,
+            results_do_not_depend_on_the_order_of_threads,
+            heads_come_in_sections,
         }
     };
     ($rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {

@@ -91,6 +91,39 @@ int attn_flash_sm80(const AttnAttention* call, void* stream);
 // Without tensor cores, also for F32: any head_dim, any alignment of whole elements.
 int attn_sdpa(const AttnAttention* call, void* stream);
 
+// Attention in 8 bits (Zhang et al. 2024, SageAttention; SageAttention2): what attn_sage_quantise writes and attention
+// reads. Dense, bases multiples of 16 bytes. Keys come in blocks of 128; the last one may be short.
+typedef struct AttnSageTensors {
+    // [batch, heads, seq_q, head_dim] and [batch, kv_heads, seq_k, head_dim]. Keys less their mean.
+    int8_t* query;
+    int8_t* key;
+    // e4m3, [batch, kv_heads, head_dim, key_blocks * 128], tokens in the order of kernels/sage/shapes.h. Null: values stay
+    // as they are.
+    uint8_t* value;
+    // [batch, heads, seq_q]: what whole products of a query are multiplied with, softmax scale and log2(e) included;
+    // the query's product with the mean key, times the same two.
+    float* query_scale;
+    float* query_mean;
+    // [batch, kv_heads, key_blocks, 4]: for keys whose number modulo 8 is 0 or 1, 2 or 3, 4 or 5, 6 or 7.
+    float* key_scale;
+    // [batch, kv_heads, head_dim].
+    float* value_scale;
+    float* key_mean;
+    // [batch, kv_heads, ceil(seq_k / 256), 2, head_dim]: sums of keys and largest values on the way.
+    float* partial;
+} AttnSageTensors;
+
+// `attention` as for flash: head_dim 64 or 128, BF16 or F16.
+typedef struct AttnSage {
+    AttnAttention attention;
+    AttnSageTensors tensors;
+} AttnSage;
+
+// For compute capability 8.0 and later; with values in 8 bits, for 9.0. Reads query, key, value, scale and key lengths of `attention`.
+int attn_sage_quantise(const AttnSage* call, void* stream);
+// For compute capability 9.0. Reads the tensors, and of `attention` neither query, key nor value.
+int attn_sage_sm90(const AttnSage* call, void* stream);
+
 // The carried state of flash: begin marks every row as having attended nothing; finish divides, casts, and writes
 // `out` and, if lse.base is not null, the natural log-sum-exp, state_max * ln(2) + ln(state_sum).
 typedef struct AttnStateCall {
@@ -280,8 +313,8 @@ const char* attn_status_name(int status);
 const char* attn_status_text(int status);
 
 // How many structs are above, and sizeof each in the order of this file (AttnTensor, AttnRows, AttnMask, AttnAttention,
-// AttnStateCall, AttnCopy, AttnEdge, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup, AttnExchange,
-// AttnProbeWgmma, AttnProbeTma, AttnProbePeak): as many of them as there is room for.
+// AttnSageTensors, AttnSage, AttnStateCall, AttnCopy, AttnEdge, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup,
+// AttnExchange, AttnProbeWgmma, AttnProbeTma, AttnProbePeak): as many of them as there is room for.
 size_t attn_abi_sizes(size_t* sizes, size_t room);
 
 #ifdef ATTN_SIM

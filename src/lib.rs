@@ -59,14 +59,14 @@ pub use attn_runtime::Sdpa;
 pub use attn_runtime::{
     AllGatherKvParallelAttention, AttentionCall, AttentionKernel, AttentionMask, AttentionMetadata,
     AttentionPipeline, AttentionRequest, AttentionSpec, Band, BlockMask, BlockSegments, CarriedState,
-    CarriesState, Clock, Communicator, Cpu, DType, Device, Element, Error, ExchangePlan, HeadError,
-    HeadLayout, HeadRun, HeadSplitError, HybridParallelAttention, JointStrategy, KeyLengths, KeyPlacement,
-    KeyValue, KvGroupError, LseMut, Mask, MaskError, MaskKinds, NoParallelAttention, Outputs,
+    CarriesState, Clock, Communicator, Cpu, DType, Device, Edge, Edges, Element, Error, ExchangePlan,
+    HeadError, HeadLayout, HeadRun, HeadSplitError, HybridParallelAttention, JointStrategy, KeyLengths,
+    KeyPlacement, KeyValue, KvGroupError, LseMut, Mask, MaskError, MaskKinds, NoParallelAttention, Outputs,
     ParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy, ParallelConfig, Phases, Pipeline,
-    Place, Positions, Result, RingLayout, RingParallelAttention, Run, Scalar, Scope, SegmentIds, Segments,
-    SeqSplitError, Sequence, SequenceLayout, Session, Sharding, Signature, Span, Split, TcpComm, Tensor,
-    TensorLayout, ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention, UlyssesParallelAttention,
-    View, ViewMut, Work, World, build_parallel_attention_strategy, portion,
+    Place, Positions, Result, RingLayout, RingParallelAttention, RmsNorm, Rope, RopePairs, Run, Scalar,
+    Scope, SegmentIds, Segments, SeqSplitError, Sequence, SequenceLayout, Session, Sharding, Signature, Span,
+    Split, TcpComm, Tensor, TensorLayout, ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention,
+    UlyssesParallelAttention, View, ViewMut, Work, World, build_parallel_attention_strategy, portion,
 };
 pub use attn_runtime::{comm, device, kernel, strategy, tensor};
 

@@ -13,6 +13,7 @@
 
 pub mod comm;
 pub mod device;
+mod edges;
 mod error;
 pub mod kernel;
 mod masks;
@@ -29,7 +30,8 @@ pub use attn_plan::{
 };
 pub use comm::tcp::TcpComm;
 pub use comm::{Communicator, ExchangePlan, Place, Signature, ThreadComm, Traffic, Transfer, World};
-pub use device::{Arena, Cpu, Device, Scope};
+pub use device::{Arena, Cpu, Device, RopePairs, Scope};
+pub use edges::{Edge, Edges, RmsNorm, Rope};
 pub use error::{Error, Result};
 #[cfg(feature = "flash")]
 pub use kernel::Flash;

@@ -42,14 +42,12 @@ struct CoverCounts {
 
 // The blocks of one kind, one after the other. All lanes of a warp walk together.
 struct CoverWalk {
-    const CoverRow& row;
-    const Cover cover;
     // Of the 32 blocks from `first` on, those that are still to come.
     int first = -32;
     uint32_t found = 0;
 
     // The next block, or -1 if there is none.
-    ATTN_DEVICE int next() {
+    ATTN_DEVICE int next(const CoverRow& row, Cover cover) {
 #pragma unroll 1
         while (found == 0) {
             if (first + 32 >= row.blocks) return -1;

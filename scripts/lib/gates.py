@@ -8,6 +8,9 @@ REGISTERS = 65536
 SHARED_BYTES = 232448
 # A copy keeps the memory busy by many threads: this many registers let a multiprocessor hold 1536 of them.
 COPY_REGISTERS = 40
+# Rows that are normalised and rotated on their way: 1024 threads, each of which has this many rows under way.
+EDGE_REGISTERS = 64
+EDGE_LOADS = 4
 
 # Values that a loop of flash may move to uniform registers besides the queries' descriptors: stages, parities.
 DESCRIPTOR_SLACK = 4
@@ -48,13 +51,17 @@ class Tile:
     rows: int
     keys: int
     overlapped: bool
-    banded: bool
-    carried: bool
+    kind: str
 
-    # enum class Form { Simple, Overlapped }.
+    # enum class Form { Simple, Overlapped }, and enum class Kind.
     PATTERN = re.compile(
-        r"\bTile<[^<>]*?, (\d+), (\d+), (\d+), \((?:\w+::)*Form\)([01]), (true|false), (true|false)>"
+        r"\bTile<[^<>]*?, (\d+), (\d+), (\d+), \((?:\w+::)*Form\)([01]), \((?:\w+::)*Kind\)([0-4])>"
     )
+    KINDS = ("full", "banded", "carried", "irregular", "packed")
+
+    @property
+    def carried(self):
+        return self.kind == "carried"
 
     @property
     def shared_bytes(self):
@@ -69,8 +76,7 @@ class Tile:
         found = cls.PATTERN.search(name)
         if not found:
             return None
-        form, banded, carried = found[4] == "1", found[5] == "true", found[6] == "true"
-        return cls(int(found[1]), int(found[2]), int(found[3]), form, banded, carried)
+        return cls(int(found[1]), int(found[2]), int(found[3]), found[4] == "1", cls.KINDS[int(found[5])])
 
 
 def judge(kernel):
@@ -81,7 +87,8 @@ def judge(kernel):
     kernel.shared_bytes += sage_shared_bytes(kernel.name)
     gates = [private_memory, register_budget, shared_memory, store_fences]
     gates += {"flash": [flash_roles, flash_products, flash_order], "copy": [copy_width, copy_registers],
-              "exchange": [exchange_fence], "sage": sage_gates(kernel)}.get(kernel.family, [])
+              "edge": [copy_width, edge_registers, edge_loads], "exchange": [exchange_fence],
+              "sage": sage_gates(kernel)}.get(kernel.family, [])
     if "push_kernel" in kernel.name:
         gates.append(copy_width)
     if "peak_kernel" in kernel.name:
@@ -352,6 +359,22 @@ def copy_registers(kernel):
     """Registers for enough threads."""
     if kernel.registers > COPY_REGISTERS:
         yield f"{kernel.registers} registers; more than {COPY_REGISTERS} leave too few threads"
+
+
+def edge_registers(kernel):
+    """Registers for enough threads."""
+    if kernel.registers > EDGE_REGISTERS:
+        yield f"{kernel.registers} registers; more than {EDGE_REGISTERS} leave too few threads"
+
+
+def edge_loads(kernel):
+    """All of a thread's rows are on their way before the first one is summed up."""
+    rows = [each.index for each in kernel.code.instructions if each.is_("LDG") and ".128.CONSTANT" in each.opcode]
+    sums = [each.index for each in kernel.code.instructions if each.is_("SHFL")]
+    if len(rows) != EDGE_LOADS:
+        yield f"{len(rows)} loads of rows instead of {EDGE_LOADS}"
+    elif not sums or rows[-1] > sums[0]:
+        yield "a row is loaded after another one has been summed up"
 
 
 def exchange_fence(kernel):

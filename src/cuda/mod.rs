@@ -17,6 +17,7 @@ mod copy;
 #[cfg(feature = "cuda")]
 mod device;
 pub mod direct;
+mod edge;
 mod element;
 #[cfg(any(feature = "nccl", feature = "sim"))]
 mod group;

@@ -3,8 +3,8 @@
 use attn_runtime::{Error, Result, View, ViewMut};
 
 use super::abi;
-pub use super::attention::{Quantised, quantise};
 use super::architecture::{Architecture, supports};
+pub use super::attention::{Quantised, quantise};
 use super::element::{Half, number};
 use super::launches::{Launches, launch, queue_on};
 use super::layout;

@@ -114,17 +114,16 @@ impl EightBits {
             all.key_mean.extend(means);
             all.value_scale.extend(scales);
         }
-        for (b, h, s) in (0..batch).flat_map(|b| {
-            (0..heads).flat_map(move |h| (0..seq_q).map(move |s| (b, h, s)))
-        }) {
+        for (b, h, s) in
+            (0..batch).flat_map(|b| (0..heads).flat_map(move |h| (0..seq_q).map(move |s| (b, h, s))))
+        {
             let row: Vec<f32> =
                 (0..head_dim).map(|d| at(&inputs.query, [seq_q, heads], b, s, h, d)).collect();
             let scale = scale_of(row.iter().copied().fold(0.0, larger), 127.0);
             all.query.extend(row.iter().map(|q| to_s8(q * (1.0 / scale))));
             all.query_scale.push((scale * scale_log2).max(2_f32.powi(-63)));
             let mean = (b * kv_heads + h / (heads / kv_heads)) * head_dim;
-            let products =
-                row.iter().zip(&all.key_mean[mean..]).map(|(q, k)| f64::from(*q) * f64::from(*k));
+            let products = row.iter().zip(&all.key_mean[mean..]).map(|(q, k)| f64::from(*q) * f64::from(*k));
             all.query_mean.push(products.sum::<f64>() * f64::from(scale_log2));
         }
         all
@@ -160,7 +159,8 @@ impl EightBits {
                 .filter(|&j| attends(case, [b, h, i, j]))
                 .map(|j| {
                     let key = &self.key[(kv * seq_k + j) * head_dim..][..head_dim];
-                    let product: i32 = query.iter().zip(key).map(|(q, k)| i32::from(*q) * i32::from(*k)).sum();
+                    let product: i32 =
+                        query.iter().zip(key).map(|(q, k)| i32::from(*q) * i32::from(*k)).sum();
                     let scale = self.key_scale[(kv * blocks + block) * 4 + j % 8 / 2];
                     (j, product as f32, self.query_scale[row] * scale)
                 })
@@ -236,4 +236,3 @@ fn blocks_in_order(case: &Case, b: usize, h: usize, tile: usize) -> Vec<usize> {
     some.extend(all);
     some
 }
-

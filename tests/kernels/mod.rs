@@ -7,6 +7,7 @@ pub mod case;
 pub mod copy;
 pub mod direct;
 pub mod direct_faults;
+pub mod edge;
 pub mod eight_bits;
 pub mod flash;
 pub mod probes;
@@ -79,24 +80,30 @@ macro_rules! each_flash {
     };
 }
 
-/// Makes a test of each named function of `sage`, for both element types.
+/// Makes a test of each named function of `flash`, for one kernel in one element type.
+macro_rules! each_flash_of {
+    ($element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr; $($name:ident),* $(,)?) => {
+        mod $kernel {
+            use super::*;
+            use crate::kernels::flash::{Kernel, Which};
+
+            $(#[test]
+            fn $name() {
+                crate::kernels::flash::$name::<$element, $rig>(Kernel { head_dim: $head_dim, which: $which });
+            })*
+        }
+    };
+}
+
+/// Makes a test of each named function of `sage`, for one element type.
 macro_rules! each_sage {
-    ($rig:ty, $name:ident, $head_dim:literal: $($test:ident),* $(,)?) => {
+    ($element:ty; $rig:ty, $name:ident, $head_dim:literal: $($test:ident),* $(,)?) => {
         mod $name {
             use super::*;
 
-            $(mod $test {
-                use super::*;
-
-                #[test]
-                fn in_bf16() {
-                    crate::kernels::sage::$test::<half::bf16, $rig>($head_dim);
-                }
-
-                #[test]
-                fn in_f16() {
-                    crate::kernels::sage::$test::<half::f16, $rig>($head_dim);
-                }
+            $(#[test]
+            fn $test() {
+                crate::kernels::sage::$test::<$element, $rig>($head_dim);
             })*
         }
     };
@@ -105,12 +112,21 @@ macro_rules! each_sage {
 /// Everything, for a rig.
 macro_rules! kernel_tests {
     ($rig:ty) => {
-        kernel_tests!($rig, d64_simple, 64, Which::Sm90(attn::cuda::FlashForm::Simple));
-        kernel_tests!($rig, d64_overlapped, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!($rig, d128_simple, 128, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::f16; $rig, d64_simple, 64, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::bf16; $rig, d64_overlapped, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(one half::bf16; $rig, d128_simple, 128, Which::Sm90(attn::cuda::FlashForm::Simple));
         kernel_tests!($rig, d128_overlapped, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!($rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
-        kernel_tests!($rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(one half::f16; $rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::bf16; $rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::f16; $rig, d32_overlapped, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::bf16; $rig, d96_overlapped, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::f16; $rig, d192_overlapped, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d32_masked, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d64_masked, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d96_masked, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         each_flash! { $rig, sdpa_as_the_others, 40, Which::Sdpa;
             heads_share_keys,
             padding_reaches_nobody,
@@ -142,8 +158,8 @@ macro_rules! kernel_tests {
             }
         }
 
-        kernel_tests!(sage: $rig, sage_d64, 64);
-        kernel_tests!(sage: $rig, sage_d128, 128);
+        kernel_tests!(sage half::f16; $rig, sage_d64, 64);
+        kernel_tests!(sage half::bf16; $rig, sage_d128, 128);
 
         each! { $rig, allocation: steady_calls_allocate_nothing }
         each! { $rig, copy:
@@ -154,6 +170,12 @@ macro_rules! kernel_tests {
             integers_and_bytes_travel,
             an_empty_batch_does_nothing,
             elements_of_twelve_bytes_are_refused,
+        }
+        each! { $rig, edge:
+            rows_are_normalised_rotated_and_rounded_once,
+            batches_of_every_size_are_done,
+            what_is_not_rotated_stays,
+            what_is_off_16_bytes_is_refused,
         }
         each! { $rig, direct:
             every_element_of_random_boxes_arrives,
@@ -191,6 +213,7 @@ macro_rules! kernel_tests {
             padding_crosses_ranks,
             joint_tokens_are_attended_once,
             uneven_shares_cover_the_whole,
+            edges_are_done_on_the_way,
             segments_and_dense_masks_are_refused,
         }
 
@@ -230,8 +253,27 @@ macro_rules! kernel_tests {
             }
         }
     };
-    (sage: $rig:ty, $name:ident, $head_dim:literal) => {
-        each_sage! { $rig, $name, $head_dim:
+    // A head_dim that has its code in common with others.
+    (also $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
+            lengths_round_the_borders_of_tiles,
+            heads_share_keys,
+            padding_reaches_nobody,
+            hops_carry_the_state,
+            heads_come_in_sections,
+        }
+    };
+    // What has kernels of its own: masks that follow a cover, and query heads that share a tile.
+    (masked $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
+            segments_of_every_kind,
+            dense_masks_of_every_kind,
+            documents_are_found_in_long_sequences,
+            few_queries_share_a_tile,
+        }
+    };
+    (sage $element:ty; $rig:ty, $name:ident, $head_dim:literal) => {
+        each_sage! { $element; $rig, $name, $head_dim:
             tensors_in_8_bits_are_exact,
             lengths_round_the_borders_of_tiles,
             bands_of_every_kind,
@@ -243,6 +285,24 @@ macro_rules! kernel_tests {
             a_state_goes_on_in_other_kernels,
             a_nan_is_not_hidden,
             results_do_not_depend_on_the_order_of_threads,
+        }
+    };
+    // In one element type: they differ in the instruction that multiplies and the one that rounds.
+    (one $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
+            lengths_round_the_borders_of_tiles,
+            bands_of_every_kind,
+            heads_share_keys,
+            padding_reaches_nobody,
+            lengths_cross_to_the_device,
+            any_layout_will_do,
+            hops_carry_the_state,
+            one_hop_is_one_call,
+            numbers_of_every_size,
+            products_of_minus_infinity_weigh_nothing,
+            a_nan_reaches_who_attends_it,
+            results_do_not_depend_on_the_order_of_threads,
+            heads_come_in_sections,
         }
     };
     ($rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {

@@ -120,8 +120,7 @@ pub fn tensors_in_8_bits_are_exact<T: Half, R: Rig>(head_dim: usize) {
         let scope = arena.open(queue).unwrap();
         let kv = loaded.kv(&(0..case.seq_k));
         let lengths = lengths.as_ref().map(Tensor::view);
-        let found =
-            probe::quantise(scope, loaded.query.view(), kv, lengths, case.softmax_scale()).unwrap();
+        let found = probe::quantise(scope, loaded.query.view(), kv, lengths, case.softmax_scale()).unwrap();
         let bytes = |view: View<'_, u8, DeviceOf<R>>| -> Vec<u8> {
             cuda::to_host::<u8, DeviceOf<R>>(queue, view).unwrap().as_slice().to_vec()
         };
@@ -133,7 +132,9 @@ pub fn tensors_in_8_bits_are_exact<T: Half, R: Rig>(head_dim: usize) {
         assert_eq!(floats(found.query_scale.as_view()), right.query_scale, "scales of queries: {what}");
         assert_eq!(floats(found.value_scale.as_view()), right.value_scale, "scales of values: {what}");
         assert_eq!(bytes(found.query.as_view()), bytemuck::cast_slice(&right.query), "queries: {what}");
-        for (i, (found, right)) in floats(found.query_mean.as_view()).iter().zip(&right.query_mean).enumerate() {
+        for (i, (found, right)) in
+            floats(found.query_mean.as_view()).iter().zip(&right.query_mean).enumerate()
+        {
             let near = (f64::from(*found) - right).abs() <= 1e-4 + 1e-5 * right.abs();
             assert!(near, "query {i} times the mean key is {found}, expected {right}: {what}");
         }
@@ -143,15 +144,17 @@ pub fn tensors_in_8_bits_are_exact<T: Half, R: Rig>(head_dim: usize) {
         let blocks = case.seq_k.div_ceil(128);
         for head in 0..case.batch * case.kv_heads {
             let length = case.length(head / case.kv_heads);
-            let some = |all: &[u8], of_head: usize, kept: usize| {
-                all[head * of_head..][..kept].to_vec()
-            };
+            let some = |all: &[u8], of_head: usize, kept: usize| all[head * of_head..][..kept].to_vec();
             let (of_head, kept) = (case.seq_k * head_dim, length * head_dim);
             let keys: &[u8] = bytemuck::cast_slice(&right.key);
             assert_eq!(some(&key, of_head, kept), some(keys, of_head, kept), "keys: {what}");
             let (of_head, kept) = (blocks * 16, length.div_ceil(128) * 16);
             let scales = bytes_of(&right.key_scale);
-            assert_eq!(some(&key_scale, of_head, kept), some(&scales, of_head, kept), "scales of keys: {what}");
+            assert_eq!(
+                some(&key_scale, of_head, kept),
+                some(&scales, of_head, kept),
+                "scales of keys: {what}"
+            );
             for channel in 0..head_dim {
                 let row = (head * head_dim + channel) * blocks * 128;
                 let kept = row..row + length.div_ceil(128) * 128;
@@ -240,7 +243,10 @@ pub fn masks_of_every_kind<T: Half, R: Rig>(head_dim: usize) {
 pub fn any_layout_will_do<T: Half, R: Rig>(head_dim: usize) {
     for layout in [TensorLayout::Bshd, TensorLayout::Bhsd] {
         let place = Place::sliced(layout);
-        verify::<T, R>(&Case { place, lse: Some(place), ..Case::new(150, 140, head_dim).heads(2, 4, 2) }, Normal);
+        verify::<T, R>(
+            &Case { place, lse: Some(place), ..Case::new(150, 140, head_dim).heads(2, 4, 2) },
+            Normal,
+        );
     }
     verify::<T, R>(&Case { lse: None, ..Case::new(40, 40, head_dim) }, Normal);
 }
@@ -287,7 +293,14 @@ pub fn a_state_goes_on_in_other_kernels<T: Half, R: Rig>(head_dim: usize) {
     flash.step(scope, query(), kv, &mask, scale, &mut state).unwrap();
     let (kv, mask) = part(260..390);
     sage.step(scope, query(), kv, &mask, scale, &mut state).unwrap();
-    CarriesState::<DeviceOf<R>, T>::finish(&sage, scope, state, out.view_mut(), lse.as_mut().map(Held::view_mut)).unwrap();
+    CarriesState::<DeviceOf<R>, T>::finish(
+        &sage,
+        scope,
+        state,
+        out.view_mut(),
+        lse.as_mut().map(Held::view_mut),
+    )
+    .unwrap();
     let right = exact(&case, &inputs);
     let off = distance(&out.read(queue, "out"), &right.out);
     assert!(off <= OF_ROUNDING, "relative error {off:e}");
@@ -311,7 +324,8 @@ pub fn a_nan_is_not_hidden<T: Half, R: Rig>(head_dim: usize) {
             }
             let (out, _) = run_at_once::<T, R, _>(queue.clone(), &case, &inputs, &SageSm90, true);
             for (i, out) in out.iter().enumerate() {
-                let (b, s, h) = (i / (seq * heads * head_dim), i / (heads * head_dim) % seq, i / head_dim % heads);
+                let (b, s, h) =
+                    (i / (seq * heads * head_dim), i / (heads * head_dim) % seq, i / head_dim % heads);
                 let reached = match which {
                     0 => [b, s, h] == at_query[..3],
                     1 => (b, h) == (1, 0),

@@ -29,7 +29,8 @@ enum AttnStatus {
 enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2, ATTN_S8 = 3, ATTN_E4M3 = 4 };
 
 // How the flash kernel's consumer warpgroups work: AUTO asks the table of shapes; SIMPLE runs one product after the
-// other; OVERLAPPED runs the softmax of one block of keys while the tensor cores work on another.
+// other; OVERLAPPED runs the softmax of one block of keys while the tensor cores work on another. What has one kernel, gets
+// it whatever it asks for: calls with segments or a dense mask, and those with few queries.
 enum AttnForm { ATTN_FORM_AUTO = 0, ATTN_FORM_SIMPLE = 1, ATTN_FORM_OVERLAPPED = 2 };
 
 // [batch, seq, heads, head_dim] with head_dim dense.
@@ -148,6 +149,39 @@ typedef struct AttnCopy {
 
 // A batch of copies; one launch for every 200 that are not empty.
 int attn_copy(const AttnCopy* copies, size_t count, void* stream);
+
+// Which channels of a row are a pair, which is turned: 2i and 2i + 1, or i and i + rotary_dim / 2.
+enum AttnPairs { ATTN_PAIRS_INTERLEAVED = 0, ATTN_PAIRS_HALVES = 1 };
+
+// A copy of rows, [batch, seq, heads, head_dim] with head_dim dense, each normalised, then rotated, in fp32, and rounded
+// once. All bases and strides are multiples of 16 bytes.
+//
+// norm: x / sqrt(mean(x * x) + eps) * weight. Rotation: (a, b) becomes (a cos - b sin, b cos + a sin).
+typedef struct AttnEdge {
+    const void* source;
+    void* destination;
+    // [heads, head_dim], dense along head_dim, of the rows' type. Null: all are 1.
+    const void* weight;
+    // [batch, seq, rotary_dim / 2], dense along the last.
+    const float* cos;
+    const float* sin;
+    // Batch, seq, head.
+    int64_t source_strides[3], destination_strides[3];
+    int64_t weight_stride;
+    // Batch, seq.
+    int64_t cos_strides[2], sin_strides[2];
+    // head_dim: a multiple of 8, at most 256. rotary_dim: of 8, or of 16 with halves; 0: nothing is rotated.
+    int32_t batch, seq, heads, head_dim, rotary_dim;
+    // enum AttnPairs, enum AttnType (BF16 or F16).
+    int32_t pairs, type;
+    // Whether rows are normalised.
+    int32_t norm;
+    float eps;
+    int32_t reserved;
+} AttnEdge;
+
+// A batch of them; one launch for every 100 of one type that are not empty.
+int attn_edge(const AttnEdge* edges, size_t count, void* stream);
 
 // Direct exchange: ranks whose GPUs reach each other's memory write their parts of an exchange straight into each other's
 // tensors, and wait for each other on the GPU alone. See kernels/exchange/mailbox.h.
@@ -282,8 +316,8 @@ const char* attn_status_name(int status);
 const char* attn_status_text(int status);
 
 // How many structs are above, and sizeof each in the order of this file (AttnTensor, AttnRows, AttnMask, AttnAttention,
-// AttnSageTensors, AttnSage, AttnStateCall, AttnCopy, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup, AttnExchange, AttnProbeWgmma,
-// AttnProbeTma, AttnProbePeak): as many of them as there is room for.
+// AttnSageTensors, AttnSage, AttnStateCall, AttnCopy, AttnEdge, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup,
+// AttnExchange, AttnProbeWgmma, AttnProbeTma, AttnProbePeak): as many of them as there is room for.
 size_t attn_abi_sizes(size_t* sizes, size_t room);
 
 #ifdef ATTN_SIM

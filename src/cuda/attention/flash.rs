@@ -2,7 +2,7 @@
 
 use attn_runtime::{AttentionCall, Flash, Result, Scope};
 
-use super::kernel::{FLASH_SM80, FLASH_SM90, Kernel, Launcher};
+use super::kernel::{FLASH_SM80, FLASH_SM90, FLASH_SM90_SIMPLE, Kernel, Launcher};
 use super::tuning::{Asked, FlashVariant, Tuning};
 use super::{DeviceMasks, asked, gpu_kernel};
 use crate::cuda::architecture::Architecture;
@@ -13,12 +13,15 @@ use crate::cuda::launches::Launches;
 const HOPPER: (u32, u32) = (9, 0);
 
 /// How the Hopper kernel's warpgroups share the work. The results of both forms are within rounding of each other.
+///
+/// A form is for long sequences whose mask is a band and key lengths. Calls with segments or a dense mask have one kernel,
+/// and so have those with so few queries that all query heads of a key head stand in one tile: it is theirs in any form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FlashForm {
     /// Whatever is known to suit the shape.
     #[default]
     Auto,
-    /// One product after the other.
+    /// One product after the other. For `head_dim` 64, 128 and 256.
     Simple,
     /// The softmax of one block of keys while the tensor cores work on another.
     Overlapped,
@@ -30,8 +33,12 @@ pub enum FlashForm {
 /// This is what [`Flash`] is on such cards. It has a name of its own for those who want to choose the
 /// [form](FlashForm), or whose masks are in memory of the device.
 ///
-/// `head_dim` 64, 128 or 256; bf16 or f16; a softmax scale above 0; any lengths and masks; rows of `head_dim` elements
-/// dense, bases and strides multiples of 16 bytes. What does not fit is refused with an error before anything is queued.
+/// `head_dim` 32, 64, 96, 128, 192 or 256; bf16 or f16; a softmax scale above 0; any lengths and masks; rows of `head_dim`
+/// elements dense, bases and strides multiples of 16 bytes. What does not fit is refused with an error before anything is
+/// queued.
+///
+/// Segments and dense masks are looked at once for each tile of queries and block of keys. Blocks that they leave nothing of
+/// are not loaded, and those of which they leave everything cost what they cost without a mask.
 ///
 /// A mask's key lengths and segments lie on the host: a call copies them to the device, and waits for that. So it cannot be
 /// captured in a graph; [`forward_with`](Self::forward_with) can.
@@ -56,7 +63,8 @@ impl FlashSm90 {
     }
 
     pub(super) const fn chosen(self) -> Kernel {
-        Kernel { info: &FLASH_SM90, launcher: Launcher::Plain(|launchers| launchers.flash_sm90), form: self.form as i32 }
+        let info = if matches!(self.form, FlashForm::Simple) { &FLASH_SM90_SIMPLE } else { &FLASH_SM90 };
+        Kernel { info, launcher: Launcher::Plain(|launchers| launchers.flash_sm90), form: self.form as i32 }
     }
 
     /// The kernel in its form, or in the one that the table knows to suit the call.
@@ -66,7 +74,7 @@ impl FlashSm90 {
         }
         let asked = Asked { capability: HOPPER, ..*asked };
         let known = Tuning::in_force()?.choose(&asked);
-        let own = known.filter(|variant| core::ptr::eq(variant.info(), &FLASH_SM90));
+        let own = known.filter(|variant| *variant != FlashVariant::Sm80);
         Ok(own.unwrap_or(FlashVariant::Sm90Overlapped).kernel())
     }
 }

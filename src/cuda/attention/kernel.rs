@@ -58,13 +58,16 @@ pub(super) static FLASH_SM90: KernelInfo = KernelInfo {
     name: "flash",
     needs: Architecture::Hopper,
     elements: HALVES,
-    head_dims: Some(&[64, 128, 256]),
+    head_dims: Some(&[32, 64, 96, 128, 192, 256]),
     alignment: SIXTEEN,
     positive_scale: true,
 };
 
-pub(super) static FLASH_SM80: KernelInfo =
-    KernelInfo { needs: Architecture::Ampere, head_dims: Some(&[32, 64, 96, 128, 192, 256]), ..FLASH_SM90 };
+/// In the simple form.
+pub(super) static FLASH_SM90_SIMPLE: KernelInfo =
+    KernelInfo { head_dims: Some(&[64, 128, 256]), ..FLASH_SM90 };
+
+pub(super) static FLASH_SM80: KernelInfo = KernelInfo { needs: Architecture::Ampere, ..FLASH_SM90 };
 
 pub(super) static SAGE_SM90: KernelInfo =
     KernelInfo { name: "sage", head_dims: Some(&[64, 128]), ..FLASH_SM90 };
@@ -80,12 +83,7 @@ pub(super) static SDPA: KernelInfo = KernelInfo {
 
 /// All of them: for each name the one that suits a card best comes first.
 pub fn kernels() -> [(&'static str, &'static KernelInfo); 4] {
-    [
-        ("flash/sm90", &FLASH_SM90),
-        ("flash/sm80", &FLASH_SM80),
-        ("sage/sm90", &SAGE_SM90),
-        ("sdpa", &SDPA),
-    ]
+    [("flash/sm90", &FLASH_SM90), ("flash/sm80", &FLASH_SM80), ("sage/sm90", &SAGE_SM90), ("sdpa", &SDPA)]
 }
 
 impl KernelInfo {

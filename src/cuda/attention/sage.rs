@@ -118,7 +118,8 @@ impl<'a, D: Launches> Quantised<'a, D> {
     /// For a call whose numbers were checked. `values`: these too.
     fn take(scope: Scope<'a, D>, call: &abi::Attention, values: bool) -> Result<Self> {
         let [batch, heads, kv_heads, seq_q, seq_k, head_dim] =
-            [call.batch, call.heads, call.kv_heads, call.seq_q, call.seq_k, call.head_dim].map(|n| n as usize);
+            [call.batch, call.heads, call.kv_heads, call.seq_q, call.seq_k, call.head_dim]
+                .map(|n| n as usize);
         let (blocks, pieces) = (seq_k.div_ceil(BLOCK_KEYS), seq_k.div_ceil(PIECE_KEYS));
         let value = || scope.take([batch, kv_heads, head_dim, blocks * BLOCK_KEYS]);
         Ok(Self {

@@ -1,7 +1,7 @@
 // A consumer: one warpgroup, 64 rows of queries.
 #pragma once
-#include "epilogue.h"
 #include "products.h"
+#include "staging.h"
 
 namespace attn::flash::sm90 {
 

@@ -1,6 +1,7 @@
 // The producer: one warp that keeps the copy engine busy.
 #pragma once
-#include "problem.h"
+#include "../problem.h"
+#include "tile.h"
 
 namespace attn::flash::sm90 {
 

@@ -1,9 +1,9 @@
 // What a call asks for, cut into tiles: which tile comes when, and which blocks of keys it needs.
 #pragma once
 #include "attn/abi.h"
-#include "tile.h"
+#include "attn/device.h"
 
-namespace attn::flash::sm90 {
+namespace attn::flash {
 
 struct Problem {
     int batch, heads, heads_per_kv, seq_q, seq_k;
@@ -93,4 +93,4 @@ ATTN_DEVICE bool is_idle(const KeyBlocks& blocks) {
     return Tile::carried && blocks.bottom > blocks.top;
 }
 
-}  // namespace attn::flash::sm90
+}  // namespace attn::flash

@@ -7,7 +7,7 @@
 #pragma once
 #include "problem.h"
 
-namespace attn::flash::sm90 {
+namespace attn::flash {
 
 ATTN_DEVICE float minus_infinity() { return -INFINITY; }
 
@@ -104,4 +104,4 @@ ATTN_DEVICE void join_sums(RowPair& rows) {
     }
 }
 
-}  // namespace attn::flash::sm90
+}  // namespace attn::flash

@@ -51,6 +51,12 @@ void tma_store(const TensorMap& map, SharedAddress source, int c0, int c1, int c
 
 void tma_store_commit() { step("tma_store_commit").copy_engine.commit(); }
 
+void copy_async_16(SharedAddress to, const void* from) { copy_async_16(to, from, 16); }
+void copy_async_16(SharedAddress to, const void* from, int bytes) {
+    step("copy_async_16").thread_copies.begin(to, from, bytes);
+}
+void copy_async_commit() { step("copy_async_commit").thread_copies.commit(); }
+
 void fence_proxy_async() { step("fence_proxy_async").hazards.fence(); }
 
 void store_shared_16(SharedAddress address, uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
@@ -66,6 +72,14 @@ void load_shared_16(SharedAddress address, uint32_t (&value)[4]) {
     cta.memory.check(address, 16, 16);
     cta.hazards.load(address);
     std::memcpy(value, cta.memory.at(address), 16);
+}
+
+void load_matrix_x4(SharedAddress row, uint32_t (&matrices)[4]) {
+    step("load_matrix_x4").warps.load_matrix_x4(row, matrices);
+}
+
+void load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]) {
+    step("load_matrix_x4_transposed").warps.load_matrix_x4_transposed(row, matrices);
 }
 
 void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
@@ -134,6 +148,11 @@ void acquire_registers(int count) { step("registers_acquire").registers.acquire(
 void wait_stores_read(int pending) { step("tma_store_wait_read").copy_engine.wait_read(pending); }
 void wait_stores_written(int pending) { step("tma_store_wait").copy_engine.wait_written(pending); }
 void wait_wgmmas(int pending) { step("wgmma_wait").tensor_cores.wait(pending); }
+void wait_copies(int pending) { step("copy_async_wait").thread_copies.wait(pending); }
+
+void multiply_strips(const Strips& strips, float* const* sums, const uint32_t (*a)[4], const uint32_t (&b)[4]) {
+    step("mma_strips").warp_products.multiply(strips, sums, a, b);
+}
 
 void issue_wgmma(const WgmmaInstruction& instruction, float* accumulators, const uint32_t* a_registers) {
     step("wgmma").tensor_cores.issue(instruction, accumulators, a_registers);

@@ -6,6 +6,7 @@
 #include "selftest/products.h"
 #include "selftest/system.h"
 #include "selftest/threads.h"
+#include "selftest/warp_products.h"
 
 int main() {
     using namespace attn::selftest;
@@ -15,6 +16,8 @@ int main() {
     test_loads();
     test_stores();
     test_products();
+    test_copies();
+    test_warp_products();
     test_warps();
     test_registers();
     test_launches();

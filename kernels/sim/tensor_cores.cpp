@@ -200,7 +200,7 @@ void TensorCores::execute(Warpgroup& warpgroup) {
     decode_b(operation);
     std::vector<float>& sums = operation.tile->sums;
     if (!operation.instruction.accumulate) std::fill(sums.begin(), sums.end(), 0.0f);
-    add_tile_product(sums.data(), a_, b_, operation.instruction.n);
+    add_tile_product(sums.data(), a_, b_, 64, operation.instruction.n);
     free_operations_.push_back(std::move(warpgroup.operations.front()));
     warpgroup.operations.erase(warpgroup.operations.begin());
     ++warpgroup.executed;

@@ -6,13 +6,13 @@ namespace attn::sim {
 
 namespace {
 
-constexpr int rows = 64, depth = 16, block = 4;
+constexpr int depth = 16, block = 4;
 
 typedef float Lanes __attribute__((vector_size(32)));
 
 // Products of two bf16 or f16 are exact in float, so it makes no difference whether they are fused with the addition:
 // every processor computes the same bits.
-__attribute__((always_inline)) inline void add_product(float* sums, const float* a, const float* b, int n) {
+__attribute__((always_inline)) inline void add_product(float* sums, const float* a, const float* b, int rows, int n) {
     for (int row = 0; row < rows; row += block) {
         for (int column = 0; column < n; column += 8) {
             Lanes sum[block];
@@ -36,17 +36,17 @@ __attribute__((always_inline)) inline void add_product(float* sums, const float*
 #pragma GCC push_options
 #pragma GCC optimize("O3")
 
-void with_baseline(float* sums, const float* a, const float* b, int n) { add_product(sums, a, b, n); }
+void with_baseline(float* sums, const float* a, const float* b, int rows, int n) { add_product(sums, a, b, rows, n); }
 
 #if defined(__x86_64__)
-__attribute__((target("avx2,fma"))) void with_avx2(float* sums, const float* a, const float* b, int n) {
-    add_product(sums, a, b, n);
+__attribute__((target("avx2,fma"))) void with_avx2(float* sums, const float* a, const float* b, int rows, int n) {
+    add_product(sums, a, b, rows, n);
 }
 #endif
 
 #pragma GCC pop_options
 
-using Product = void (*)(float*, const float*, const float*, int);
+using Product = void (*)(float*, const float*, const float*, int, int);
 
 Product best() {
 #if defined(__x86_64__)
@@ -57,9 +57,9 @@ Product best() {
 
 }  // namespace
 
-void add_tile_product(float* sums, const float* a, const float* b, int n) {
+void add_tile_product(float* sums, const float* a, const float* b, int rows, int n) {
     static const Product product = best();
-    product(sums, a, b, n);
+    product(sums, a, b, rows, n);
 }
 
 }  // namespace attn::sim

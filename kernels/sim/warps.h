@@ -1,4 +1,4 @@
-// What the 32 lanes of a warp do together: shuffles, warp_sync, matrix stores.
+// What the 32 lanes of a warp do together: shuffles, warp_sync, matrix loads and stores.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -20,7 +20,17 @@ class Warps {
     float shuffle_xor(float value, int mask);
     uint32_t value_of_lane(uint32_t value, int lane);
     uint32_t ballot(bool holds);
+    void load_matrix_x4(SharedAddress row, uint32_t (&matrices)[4]);
+    void load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]);
     void store_matrix_x4(SharedAddress row, const uint32_t (&fragments)[4]);
+
+    // The last of the 32 lanes that call this with the same name and argument does the work.
+    template <class Work>
+    void together(const char* meeting, int argument, Work work) {
+        if (!meet(meeting, argument)) return;
+        work();
+        finish(mine());
+    }
 
     // How far the meeting of a warp is, for the report of a deadlock.
     std::string state(int warp) const;
@@ -32,6 +42,7 @@ class Warps {
         uint32_t bits;
         int from;
         uint32_t fragments[4];
+        SharedAddress row;
     };
 
     struct Warp {
@@ -45,6 +56,8 @@ class Warps {
     // it lets the others go on (finish); the others come back when that is done.
     bool meet(const char* meeting, int argument);
     void finish(Warp& warp);
+    // Rows of four matrices as the lanes have named them: they are known to those who get them, and in different banks.
+    void check_matrices(const char* primitive, bool transposed);
     Warp& mine();
     Lane& my_lane();
 

@@ -57,19 +57,18 @@ struct KeyBlocks {
     int length, bottom, top, upper_masked, lower_masked;
 };
 
+// `first_row` and `last_row`: the positions of a tile's queries.
 template <class Tile>
-ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
+ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, int batch, int first_row, int last_row) {
     KeyBlocks blocks;
     int length = p.seq_k;
     if (p.key_lengths != nullptr) {
         // Device memory is not ours to trust.
-        const int asked = p.key_lengths[place.batch];
+        const int asked = p.key_lengths[batch];
         length = asked < 0 ? 0 : asked < length ? asked : length;
     }
     blocks.length = length;
     if constexpr (Tile::banded) {
-        const int first_row = place.row_block * Tile::rows;
-        const int last_row = (first_row + Tile::rows < p.seq_q ? first_row + Tile::rows : p.seq_q) - 1;
         const int end = last_row + p.band_hi + 1 < length ? last_row + p.band_hi + 1 : length;
         const int start = first_row + p.band_lo > 0 ? first_row + p.band_lo : 0;
         const int free_end = first_row + p.band_hi + 1 < length ? first_row + p.band_hi + 1 : length;
@@ -85,6 +84,13 @@ ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
         blocks.lower_masked = 0;
     }
     return blocks;
+}
+
+template <class Tile>
+ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
+    const int first_row = place.row_block * Tile::rows;
+    const int last_row = (first_row + Tile::rows < p.seq_q ? first_row + Tile::rows : p.seq_q) - 1;
+    return key_blocks<Tile>(p, place.batch, first_row, last_row);
 }
 
 // Whether there is anything to do: a tile that needs no keys still writes its zeros, unless a state is carried on.

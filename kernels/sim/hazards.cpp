@@ -1,5 +1,7 @@
 #include "hazards.h"
 
+#include <algorithm>
+
 #include "cta.h"
 #include "fault.h"
 
@@ -15,6 +17,7 @@ void Hazards::reset() {
     for (auto& reads : reads_) {
         reads.clear();
     }
+    known_.assign(static_cast<size_t>(cta_.threads / 32) * cta_.threads, 0);
     stores_.clear();
     unfenced_.resize(cta_.threads);
     for (auto& list : unfenced_) {
@@ -128,6 +131,18 @@ void Hazards::read_by(int thread, size_t at) {
     std::vector<Read>& reads = reads_[thread / 32];
     if (reads.empty()) reads.resize(granules_.size());
     reads[at] = {static_cast<int16_t>(thread), cta_.clocks.now(thread)};
+}
+
+bool Hazards::warp_may_read(int warp, SharedAddress address) {
+    const Granule& granule = granules_[index(address)];
+    if (granule.written != Written::Stored) return granule.written == Written::Never;
+    int32_t& known = known_[static_cast<size_t>(warp) * cta_.threads + granule.writer];
+    if (known >= granule.written_at) return true;
+    known = never;
+    for (int lane = 32 * warp; lane < 32 * warp + 32; ++lane) {
+        known = std::min(known, cta_.clocks.of(lane, granule.writer));
+    }
+    return known >= granule.written_at;
 }
 
 void Hazards::may_read(int thread, const char* primitive, SharedAddress address) const {

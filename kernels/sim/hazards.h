@@ -36,6 +36,8 @@ class Hazards {
     void matrix_row(int lane, SharedAddress granule);
     // A fault if a thread that gets what the granule holds does not know it to be there.
     void may_read(int thread, const char* primitive, SharedAddress granule) const;
+    // Whether all lanes of a warp are sure to; if not, each has to be asked.
+    bool warp_may_read(int warp, SharedAddress granule);
     // A copy of the current thread begins to fill the granule; has filled it, as the thread now knows.
     void copy_begins(SharedAddress granule);
     void copy_arrives(SharedAddress granule);
@@ -102,6 +104,8 @@ class Hazards {
     std::vector<std::vector<int32_t>> operands_;
     // For each warp and granule; empty for a warp that has read nothing.
     std::vector<std::vector<Read>> reads_;
+    // For each warp and thread: up to when all lanes of the warp knew what the thread has done, when that was asked last.
+    std::vector<int32_t> known_;
     std::vector<Store> stores_;
     // For each thread: the granules it has stored to since its last fence.
     std::vector<std::vector<uint32_t>> unfenced_;

@@ -75,7 +75,7 @@ void load_shared_16(SharedAddress address, uint32_t (&value)[4]) {
 }
 
 void load_matrix_x4(SharedAddress row, uint32_t (&matrices)[4]) {
-    step("load_matrix_x4").warps.load_matrix_x4(row, matrices);
+    step("load_matrix_x4").warps.load_matrices(1, &row, &matrices);
 }
 
 void load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]) {
@@ -149,6 +149,15 @@ void wait_stores_read(int pending) { step("tma_store_wait_read").copy_engine.wai
 void wait_stores_written(int pending) { step("tma_store_wait").copy_engine.wait_written(pending); }
 void wait_wgmmas(int pending) { step("wgmma_wait").tensor_cores.wait(pending); }
 void wait_copies(int pending) { step("copy_async_wait").thread_copies.wait(pending); }
+
+void load_matrices(int count, const uint32_t* rows, uint32_t (*matrices)[4]) {
+    step("load_matrices").warps.load_matrices(count, rows, matrices);
+}
+
+void multiply_shared(const Strips& strips, const SharedColumns& columns, float* const* sums, const uint32_t (*a)[4],
+                     const uint32_t* rows) {
+    step("mma_shared").warp_products.multiply_shared(strips, columns, sums, a, rows);
+}
 
 void multiply_strips(const Strips& strips, float* const* sums, const uint32_t (*a)[4], const uint32_t (&b)[4]) {
     step("mma_strips").warp_products.multiply(strips, sums, a, b);

@@ -20,7 +20,7 @@ class Warps {
     float shuffle_xor(float value, int mask);
     uint32_t value_of_lane(uint32_t value, int lane);
     uint32_t ballot(bool holds);
-    void load_matrix_x4(SharedAddress row, uint32_t (&matrices)[4]);
+    void load_matrices(int count, const SharedAddress* rows, uint32_t (*matrices)[4]);
     void load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]);
     void store_matrix_x4(SharedAddress row, const uint32_t (&fragments)[4]);
 
@@ -32,6 +32,10 @@ class Warps {
         finish(mine());
     }
 
+    // By the last lane, of four matrices of which each lane gives a row, one of its `rows`: every lane that gets a part of a row
+    // knows it to be there, and rows of one matrix are in different banks.
+    void check_matrices(const char* primitive, const SharedAddress (&rows)[32], bool transposed);
+
     // How far the meeting of a warp is, for the report of a deadlock.
     std::string state(int warp) const;
 
@@ -42,7 +46,9 @@ class Warps {
         uint32_t bits;
         int from;
         uint32_t fragments[4];
-        SharedAddress row;
+        // Where the lane keeps the rows that it names, and takes what it gets: it stands still meanwhile.
+        const SharedAddress* rows;
+        uint32_t (*matrices)[4];
     };
 
     struct Warp {
@@ -56,8 +62,6 @@ class Warps {
     // it lets the others go on (finish); the others come back when that is done.
     bool meet(const char* meeting, int argument);
     void finish(Warp& warp);
-    // Rows of four matrices as the lanes have named them: they are known to those who get them, and in different banks.
-    void check_matrices(const char* primitive, bool transposed);
     Warp& mine();
     Lane& my_lane();
 

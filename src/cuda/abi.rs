@@ -301,6 +301,7 @@ macro_rules! for_each_launcher {
     ($then:ident) => {
         $then! {
             flash_sm90 = attn_flash_sm90: fn(call: *const Attention, stream: *mut c_void) -> c_int;
+            flash_sm80 = attn_flash_sm80: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             state_begin = attn_state_begin: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             state_finish = attn_state_finish: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             copy = attn_copy: fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int;

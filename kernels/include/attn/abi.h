@@ -86,6 +86,8 @@ typedef struct AttnAttention {
 
 // For compute capability 9.0.
 int attn_flash_sm90(const AttnAttention* call, void* stream);
+// For compute capability 8.0 and all after it.
+int attn_flash_sm80(const AttnAttention* call, void* stream);
 
 // The carried state of flash: begin marks every row as having attended nothing; finish divides, casts, and writes
 // `out` and, if lse.base is not null, the natural log-sum-exp, state_max * ln(2) + ln(state_sum).

@@ -139,6 +139,20 @@ void mma_strips(float (&d)[Strips][N], int at, const uint32_t (&a)[Strips][4], c
     sim::multiply_strips({sim::element_of<T>(), Strips}, sums, a, b);
 }
 
+template <int Count>
+void load_matrices(const SharedAddress (&rows)[Count], uint32_t (&matrices)[Count][4]) {
+    sim::load_matrices(Count, rows, matrices);
+}
+
+template <class T, bool Transposed, int Strips, int N>
+void mma_shared(float (&d)[Strips][N], const uint32_t (&a)[Strips][4], const SharedAddress (&rows)[N / 8]) {
+    float* sums[Strips];
+    for (int m = 0; m < Strips; ++m) {
+        sums[m] = d[m];
+    }
+    sim::multiply_shared({sim::element_of<T>(), Strips}, {2 * N, Transposed}, sums, a, rows);
+}
+
 template <class T, int N, int TransB>
 struct Wgmma {
     static_assert(N % 8 == 0 && N >= 8 && N <= 256, "the N of a wgmma is a multiple of 8 from 8 to 256");

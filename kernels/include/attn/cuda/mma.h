@@ -65,4 +65,27 @@ ATTN_DEVICE void mma_strips(float (&d)[Strips][N], int at, const uint32_t (&a)[S
     }
 }
 
+// Several at once.
+template <int Count>
+ATTN_DEVICE void load_matrices(const SharedAddress (&rows)[Count], uint32_t (&matrices)[Count][4]) {
+#pragma unroll
+    for (int i = 0; i < Count; ++i) load_matrix_x4(rows[i], matrices[i]);
+}
+
+// All columns of d[m] += a[m] b: b is in shared memory, where load_matrix_x4 (or its transposing twin) finds sixteen columns
+// at each of this lane's `rows`.
+template <class T, bool Transposed, int Strips, int N>
+ATTN_DEVICE void mma_shared(float (&d)[Strips][N], const uint32_t (&a)[Strips][4], const SharedAddress (&rows)[N / 8]) {
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i) {
+        uint32_t b[4];
+        if constexpr (Transposed) {
+            load_matrix_x4_transposed(rows[i], b);
+        } else {
+            load_matrix_x4(rows[i], b);
+        }
+        mma_strips<T>(d, 2 * i, a, b);
+    }
+}
+
 }  // namespace attn

@@ -8,8 +8,10 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Where cargo does not say otherwise: Hopper, with the instructions that only it has.
-const ARCHITECTURES: &str = "90a";
+/// Where ATTN_CUDA_ARCHITECTURES does not say otherwise: Ampere, and Hopper with the instructions that only it has.
+const ARCHITECTURES: &str = "80,90a";
+/// What only Hopper has.
+const HOPPER: &str = "90a";
 
 pub(crate) fn build() -> Result<(), String> {
     let root = PathBuf::from(compile::cargo_variable("CARGO_MANIFEST_DIR")?);
@@ -18,7 +20,9 @@ pub(crate) fn build() -> Result<(), String> {
     let kernels = root.join("kernels");
 
     let architectures = compile::environment("ATTN_CUDA_ARCHITECTURES").unwrap_or(ARCHITECTURES.to_owned());
-    let code = gencode(&architectures)?;
+    let mut code = gencode(&architectures)?;
+    // Cards that are newer than all of these compile it when the program starts.
+    code.push("-gencode=arch=compute_80,code=compute_80".to_owned());
     let nvcc = find_nvcc(&root)?;
     println!("cargo::rerun-if-changed={}", nvcc.display());
     let version = version(&nvcc)?;
@@ -38,8 +42,7 @@ pub(crate) fn build() -> Result<(), String> {
         // What is written for one architecture's own instructions is compiled for it alone, and is needed to link.
         let hopper =
             source.components().any(|part| matches!(part.as_os_str().to_str(), Some("sm90" | "probe")));
-        arguments
-            .extend(if hopper { gencode(ARCHITECTURES)? } else { code.clone() }.iter().map(OsString::from));
+        arguments.extend(if hopper { gencode(HOPPER)? } else { code.clone() }.iter().map(OsString::from));
         arguments.extend(["-I".into(), kernels.join("include").into()]);
         arguments.extend(["-c".into(), source.into(), "-o".into(), object.as_path().into()]);
         jobs.push(Job { source: source.clone(), object, program: nvcc.clone(), arguments });
@@ -73,7 +76,7 @@ pub(crate) fn build() -> Result<(), String> {
     Ok(())
 }
 
-/// nvcc's flags for a list such as "90a,80": machine code for each, no PTX.
+/// nvcc's flags for a list such as "80,90a": machine code for each.
 fn gencode(architectures: &str) -> Result<Vec<String>, String> {
     let known = |name: &str| {
         let digits = name.strip_suffix(['a', 'f']).unwrap_or(name);
@@ -86,7 +89,7 @@ fn gencode(architectures: &str) -> Result<Vec<String>, String> {
             true => Ok(format!("-gencode=arch=compute_{name},code=sm_{name}")),
             false => Err(format!(
                 "ATTN_CUDA_ARCHITECTURES: `{name}` is not an architecture; expected a list such as `90a` or \
-                 `90a,80`, found `{architectures}`"
+                 `80,90a`, found `{architectures}`"
             )),
         })
         .collect()

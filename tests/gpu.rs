@@ -13,7 +13,7 @@ use attn::comm::threads::Queues;
 use attn::comm::{ExchangePlan, Rendezvous, Transfer};
 use attn::cuda::cudarc::driver::{CudaContext, DevicePtr, DevicePtrMut, sys};
 use attn::cuda::raw::{self, RawAttention, RawTensor};
-use attn::cuda::{self, Cuda, CudaQueue, Direct, FlashForm, FlashSm90};
+use attn::cuda::{self, Cuda, CudaQueue, DeviceMasks, Direct, FlashForm, FlashSm90};
 use attn::device::{Arena, Device};
 use attn::kernel::Band;
 use attn::prelude::*;
@@ -227,7 +227,8 @@ fn self_attention<'a>(
     AttentionCall { query: x.view(), kv, mask, scale: 0.125, out: out.view_mut(), lse: None }
 }
 
-/// A mask's key lengths lie on the host, which a graph does not look at again; those in memory of the GPU it does.
+/// A mask's key lengths and segments lie on the host, which a graph does not look at again; those in memory of the GPU it
+/// does.
 #[test]
 fn key_lengths_are_captured_in_memory_of_the_gpu_alone() {
     let _alone = alone_with_the_gpu();
@@ -236,6 +237,7 @@ fn key_lengths_are_captured_in_memory_of_the_gpu_alone() {
     let x = cuda::to_device(&queue, &random(1, shape)).unwrap();
     let mut out = Tensor::<bf16, Cuda>::zeros(&queue, shape).unwrap();
     let mut arena = Arena::<Cuda>::default();
+    let mut other = Arena::<Cuda>::default();
     let mut masked = |lengths: [usize; 2], out: &mut Tensor<bf16, Cuda>| {
         let mask = BlockMask { key_lengths: Some(KeyLengths::new(&lengths)), ..BlockMask::FULL };
         FlashSm90::AUTO.forward(arena.open(&queue)?, &mut self_attention(&x, mask, out))
@@ -244,14 +246,15 @@ fn key_lengths_are_captured_in_memory_of_the_gpu_alone() {
         masked([3, 100], &mut out).unwrap();
     }
     let said = queue.capture(|| masked([3, 100], &mut out)).unwrap_err().to_string();
-    assert!(said.contains("copying key lengths from the host cannot be captured"), "{said}");
-    assert!(said.contains("`FlashSm90::forward_with`"), "{said}");
+    assert!(said.contains("copying key lengths or segments from the host cannot be captured"), "{said}");
+    assert!(said.contains("`forward_with`"), "{said}");
 
     let mut lengths = Tensor::<i32, Cuda>::zeros(&queue, [2, 1, 1, 1]).unwrap();
     let (graph, ()) = queue
         .capture(|| {
             let mut call = self_attention(&x, BlockMask::FULL, &mut out);
-            FlashSm90::AUTO.forward_with(&queue, &mut call, Some(lengths.view()))
+            let masks = DeviceMasks { key_lengths: Some(lengths.view()), segments: None };
+            FlashSm90::AUTO.forward_with(other.open(&queue)?, &mut call, &masks)
         })
         .unwrap();
     for counts in [[3, 100], [57, 0]] {

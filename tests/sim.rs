@@ -28,36 +28,36 @@ static ALLOCATOR: support::counting::Counting = support::counting::Counting;
 /// What must find a fault planted in one of the kernels; `scripts/mutate-kernels` runs these.
 mod mutants {
     use super::*;
-    use crate::kernels::flash::{Kernel, a_bit_of_everything};
+    use crate::kernels::flash::{Kernel, Which, a_bit_of_everything};
     use attn::cuda::FlashForm::{Overlapped, Simple};
 
     #[test]
     fn d64_simple() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 64, form: Simple });
+        a_bit_of_everything::<Simulator>(Kernel { head_dim: 64, which: Which::Sm90(Simple) });
     }
 
     #[test]
     fn d64_overlapped() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 64, form: Overlapped });
+        a_bit_of_everything::<Simulator>(Kernel { head_dim: 64, which: Which::Sm90(Overlapped) });
     }
 
     #[test]
     fn d128_simple() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 128, form: Simple });
+        a_bit_of_everything::<Simulator>(Kernel { head_dim: 128, which: Which::Sm90(Simple) });
     }
 
     #[test]
     fn d128_overlapped() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 128, form: Overlapped });
+        a_bit_of_everything::<Simulator>(Kernel { head_dim: 128, which: Which::Sm90(Overlapped) });
     }
 
     #[test]
     fn d256_simple() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 256, form: Simple });
+        a_bit_of_everything::<Simulator>(Kernel { head_dim: 256, which: Which::Sm90(Simple) });
     }
 
     #[test]
     fn d256_overlapped() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 256, form: Overlapped });
+        a_bit_of_everything::<Simulator>(Kernel { head_dim: 256, which: Which::Sm90(Overlapped) });
     }
 }

@@ -49,9 +49,12 @@ struct MaskRow {
 
     // Whether they let it attend a key below seq_k.
     ATTN_DEVICE bool allows(int key) const {
-        if (key_segments != nullptr && key_segments[key] != segment) return false;
-        return dense == nullptr || dense[key * dense_stride] != 0;
+        if (key_segments != nullptr && !allows_segment(key)) return false;
+        return dense == nullptr || allows_dense(key);
     }
+    // The same of one kind of mask, which is there.
+    ATTN_DEVICE bool allows_segment(int key) const { return key_segments[key] == segment; }
+    ATTN_DEVICE bool allows_dense(int key) const { return dense[key * dense_stride] != 0; }
 };
 
 // How tiles of queries and blocks of keys are counted in a cover.

@@ -21,36 +21,38 @@ inline int section_of(const AttnAttention& call, int cache_bytes) {
     return static_cast<int>(heads < all ? heads : all);
 }
 
-// `rows`: of a tile. `banded`: whether the kernel heeds the band.
-inline int describe_problem(Problem* problem, const AttnAttention& call, int rows, bool banded) {
+// For a kernel with these tiles. `packed`: whether query heads are to share them.
+template <class Tile>
+int describe_problem(Problem* problem, const AttnAttention& call, bool packed = Tile::packed) {
     constexpr float log2e = 1.44269504088896340736f;
     Problem p = {};
     p.batch = call.batch;
-    p.heads = call.heads;
-    p.heads_per_kv = call.heads / call.kv_heads;
+    const int heads_per_kv = call.heads / call.kv_heads;
+    p.heads = packed ? call.kv_heads : call.heads;
+    p.heads_per_kv = packed ? 1 : heads_per_kv;
+    p.group = packed ? heads_per_kv : 1;
+    p.rows = call.seq_q * p.group;
     p.seq_q = call.seq_q;
     p.seq_k = call.seq_k;
-    p.band_lo = call.mask.band_lo;
-    p.band_hi = call.mask.band_hi;
+    p.mask = call.mask;
     p.scale_log2 = call.scale * log2e;
-    p.key_lengths = call.mask.key_lengths;
     p.lse = call.lse;
     p.state_max = call.state_max;
     p.state_sum = call.state_sum;
     p.state_output = call.state_output;
-    p.row_blocks = (call.seq_q + rows - 1) / rows;
-    const int64_t tiles = static_cast<int64_t>(p.row_blocks) * call.heads * call.batch;
+    p.row_blocks = (p.rows + Tile::rows - 1) / Tile::rows;
+    const int64_t tiles = static_cast<int64_t>(p.row_blocks) * p.heads * call.batch;
     if (tiles > INT32_MAX) return ATTN_UNSUPPORTED;
     p.tiles = static_cast<int>(tiles);
     // Without a band all tiles are alike: those of one head follow each other.
     p.section = 1;
-    if (banded) {
+    if constexpr (Tile::banded) {
         int cache_bytes = 0;
         if (int status = l2_cache_bytes(&cache_bytes)) return status;
         p.section = section_of(call, cache_bytes);
     }
     // Tiles grow towards the last rows if the band is cut off above, towards the first if only below.
-    p.last_rows_first = banded && call.mask.band_hi < call.seq_k - 1;
+    p.last_rows_first = Tile::banded && call.mask.band_hi < call.seq_k - 1;
     *problem = p;
     return ATTN_OK;
 }

@@ -7,22 +7,24 @@ namespace attn::flash {
 // 1 / log2(e).
 constexpr float ln2 = 0.69314718055994530942f;
 
-// Which row of a tensor a row of a tile is. (Kernels may have places, and ways to count rows, of their own.)
-struct RowIndex {
-    int batch, seq, head;
-};
+// The query head of a row of a tile.
+template <class Tile>
+ATTN_DEVICE int head_of(const Problem& p, const Place& place, int row) {
+    return Tile::packed ? place.head * p.group + row - query_of<Tile>(p, row) * p.group : place.head;
+}
 
-ATTN_DEVICE RowIndex row_index(const Place& place, int row) { return {place.batch, row, place.head}; }
-
-ATTN_DEVICE float& row_of(const AttnRows& rows, const RowIndex& row) {
-    return rows.base[row.batch * rows.batch_stride + row.seq * rows.seq_stride + row.head * rows.head_stride];
+template <class Tile>
+ATTN_DEVICE float& row_of(const AttnRows& rows, const Problem& p, const Place& place, int row) {
+    return rows.base[place.batch * rows.batch_stride + query_of<Tile>(p, row) * rows.seq_stride +
+                     head_of<Tile>(p, place, row) * rows.head_stride];
 }
 
 // The first element of this thread's columns in a row of the state's output.
-ATTN_DEVICE float* state_row(const Problem& p, const RowIndex& row) {
+template <class Tile>
+ATTN_DEVICE float* state_row(const Problem& p, const Place& place, int row) {
     const AttnTensor& t = p.state_output;
-    return static_cast<float*>(t.base) + row.batch * t.batch_stride + row.seq * t.seq_stride +
-           row.head * t.head_stride + 2 * (thread_index() & 3);
+    return static_cast<float*>(t.base) + place.batch * t.batch_stride + query_of<Tile>(p, row) * t.seq_stride +
+           head_of<Tile>(p, place, row) * t.head_stride + 2 * (thread_index() & 3);
 }
 
 struct alignas(8) Pair {
@@ -43,20 +45,19 @@ ATTN_DEVICE void begin_rows(RowPair& rows, float (&output)[N]) {
 
 // Starts from a state. The state's maximum is kept as `shift`, so that no rounding comes between calls; the largest
 // product, which follows from it, need not be exact.
-template <class Where, int N>
-ATTN_DEVICE void load_state(const Problem& p, const Where& place, int row, RowPair& rows, float (&output)[N]) {
+template <class Tile, int N>
+ATTN_DEVICE void load_state(const Problem& p, const Place& place, int row, RowPair& rows, float (&output)[N]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
-        if (at >= p.seq_q) continue;
-        const RowIndex index = row_index(place, at);
-        const float shift = row_of(p.state_max, index);
+        if (at >= p.rows) continue;
+        const float shift = row_of<Tile>(p.state_max, p, place, at);
         if (shift == minus_infinity()) continue;
         rows.shift[r] = shift;
         rows.max[r] = shift / p.scale_log2;
         // Four threads share the row: one of them goes on with the sum.
-        if ((thread_index() & 3) == 0) rows.sum[r] = row_of(p.state_sum, index);
-        const float* from = state_row(p, index);
+        if ((thread_index() & 3) == 0) rows.sum[r] = row_of<Tile>(p.state_sum, p, place, at);
+        const float* from = state_row<Tile>(p, place, at);
 #pragma unroll
         for (int i = 0; i < N / 4; ++i) {
             const Pair pair = *reinterpret_cast<const Pair*>(from + 8 * i);
@@ -69,19 +70,18 @@ ATTN_DEVICE void load_state(const Problem& p, const Where& place, int row, RowPa
     warp_sync();
 }
 
-template <class Where, int N>
-ATTN_DEVICE void store_state(const Problem& p, const Where& place, int row, const RowPair& rows,
+template <class Tile, int N>
+ATTN_DEVICE void store_state(const Problem& p, const Place& place, int row, const RowPair& rows,
                              const float (&output)[N]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
-        if (at >= p.seq_q) continue;
-        const RowIndex index = row_index(place, at);
+        if (at >= p.rows) continue;
         if ((thread_index() & 3) == 0) {
-            row_of(p.state_max, index) = rows.shift[r];
-            row_of(p.state_sum, index) = rows.sum[r];
+            row_of<Tile>(p.state_max, p, place, at) = rows.shift[r];
+            row_of<Tile>(p.state_sum, p, place, at) = rows.sum[r];
         }
-        float* to = state_row(p, index);
+        float* to = state_row<Tile>(p, place, at);
 #pragma unroll
         for (int i = 0; i < N / 4; ++i) {
             *reinterpret_cast<Pair*>(to + 8 * i) = Pair{output[4 * i + 2 * r], output[4 * i + 2 * r + 1]};
@@ -91,16 +91,15 @@ ATTN_DEVICE void store_state(const Problem& p, const Where& place, int row, cons
 }
 
 // Natural log-sum-exp; -inf for a row that has attended nothing.
-template <class Where>
-ATTN_DEVICE void store_lse(const Problem& p, const Where& place, int row, const RowPair& rows) {
+template <class Tile>
+ATTN_DEVICE void store_lse(const Problem& p, const Place& place, int row, const RowPair& rows) {
     if (p.lse.base == nullptr || (thread_index() & 3) != 0) return;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
-        if (at >= p.seq_q) continue;
-        const RowIndex index = row_index(place, at);
+        if (at >= p.rows) continue;
         const bool nothing = rows.sum[r] == 0.0f;
-        row_of(p.lse, index) = nothing ? minus_infinity() : fmaf(rows.shift[r], ln2, natural_log(rows.sum[r]));
+        row_of<Tile>(p.lse, p, place, at) = nothing ? minus_infinity() : fmaf(rows.shift[r], ln2, natural_log(rows.sum[r]));
     }
 }
 

@@ -1,17 +1,17 @@
 // What a call asks for, cut into tiles: which tile comes when, and which blocks of keys it needs.
 #pragma once
-#include "attn/abi.h"
-#include "attn/device.h"
+#include "../attention/mask.h"
 
 namespace attn::flash {
 
 struct Problem {
     int batch, heads, heads_per_kv, seq_q, seq_k;
-    // Key minus query.
-    int band_lo, band_hi;
+    // A kernel that packs, always or where there are few queries, takes query heads that share their keys for one head: row r of it is query r / group of head
+    // r % group of the group. Then `heads` are those of keys. Elsewhere `group` is 1. `rows`: seq_q * group.
+    int group, rows;
+    AttnMask mask;
     // softmax is taken in powers of two: scale * log2(e).
     float scale_log2;
-    const int32_t* key_lengths;
     AttnRows lse, state_max, state_sum;
     AttnTensor state_output;
     // The order of tiles.
@@ -23,6 +23,12 @@ struct Problem {
 struct Place {
     int row_block, head, batch;
 };
+
+// The query that a row belongs to.
+template <class Tile>
+ATTN_DEVICE int query_of(const Problem& p, int row) {
+    return Tile::packed ? static_cast<int>(static_cast<uint32_t>(row) / static_cast<uint32_t>(p.group)) : row;
+}
 
 // The tile that this block of threads takes in round `round`, or none (false).
 //
@@ -57,22 +63,18 @@ struct KeyBlocks {
     int length, bottom, top, upper_masked, lower_masked;
 };
 
-// `first_row` and `last_row`: the positions of a tile's queries.
 template <class Tile>
-ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, int batch, int first_row, int last_row) {
+ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
     KeyBlocks blocks;
-    int length = p.seq_k;
-    if (p.key_lengths != nullptr) {
-        // Device memory is not ours to trust.
-        const int asked = p.key_lengths[batch];
-        length = asked < 0 ? 0 : asked < length ? asked : length;
-    }
+    const int length = key_length(p.mask, place.batch, p.seq_k);
     blocks.length = length;
     if constexpr (Tile::banded) {
-        const int end = last_row + p.band_hi + 1 < length ? last_row + p.band_hi + 1 : length;
-        const int start = first_row + p.band_lo > 0 ? first_row + p.band_lo : 0;
-        const int free_end = first_row + p.band_hi + 1 < length ? first_row + p.band_hi + 1 : length;
-        const int free_start = last_row + p.band_lo > 0 ? last_row + p.band_lo : 0;
+        const int begin = place.row_block * Tile::rows, rows_end = begin + Tile::rows < p.rows ? begin + Tile::rows : p.rows;
+        const int first_row = query_of<Tile>(p, begin), last_row = query_of<Tile>(p, rows_end - 1);
+        const int end = last_row + p.mask.band_hi + 1 < length ? last_row + p.mask.band_hi + 1 : length;
+        const int start = first_row + p.mask.band_lo > 0 ? first_row + p.mask.band_lo : 0;
+        const int free_end = first_row + p.mask.band_hi + 1 < length ? first_row + p.mask.band_hi + 1 : length;
+        const int free_start = last_row + p.mask.band_lo > 0 ? last_row + p.mask.band_lo : 0;
         blocks.bottom = start / Tile::keys;
         blocks.top = end > start ? (end - 1) / Tile::keys : blocks.bottom - 1;
         blocks.upper_masked = free_end > 0 ? free_end / Tile::keys : 0;
@@ -84,13 +86,6 @@ ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, int batch, int first_row, int
         blocks.lower_masked = 0;
     }
     return blocks;
-}
-
-template <class Tile>
-ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
-    const int first_row = place.row_block * Tile::rows;
-    const int last_row = (first_row + Tile::rows < p.seq_q ? first_row + Tile::rows : p.seq_q) - 1;
-    return key_blocks<Tile>(p, place.batch, first_row, last_row);
 }
 
 // Whether there is anything to do: a tile that needs no keys still writes its zeros, unless a state is carried on.

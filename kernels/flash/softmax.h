@@ -51,22 +51,6 @@ ATTN_DEVICE void softmax_block(float (&scores)[N], RowPair& rows, float (&correc
     }
 }
 
-// Of the thread's row `r`, products of columns outside [start, end) become -inf. Columns are counted from the thread's
-// first. Without `Starts` all begin before the first.
-template <bool Starts, int N>
-ATTN_DEVICE void mask_row(float (&scores)[N], int r, int start, int end) {
-#pragma unroll
-    for (int i = 0; i < N / 4; ++i) {
-#pragma unroll
-        for (int e = 0; e < 2; ++e) {
-            const int at = 8 * i + e;
-            bool outside = at >= end;
-            if constexpr (Starts) outside = outside || at < start;
-            if (outside) scores[4 * i + 2 * r + e] = minus_infinity();
-        }
-    }
-}
-
 // Products of keys outside the band or beyond the key length become -inf. `row` is the thread's first row.
 template <class Tile, int N>
 ATTN_DEVICE void mask_block(float (&scores)[N], const Problem& p, int length, int row, int block) {
@@ -76,11 +60,21 @@ ATTN_DEVICE void mask_block(float (&scores)[N], const Problem& p, int length, in
         // Columns of this thread are counted from `column`.
         int end = length - column, start = 0;
         if constexpr (Tile::banded) {
-            const int above = row + 8 * r + p.band_hi + 1 - column;
+            const int query = query_of<Tile>(p, row + 8 * r);
+            const int above = query + p.mask.band_hi + 1 - column;
             end = above < end ? above : end;
-            start = row + 8 * r + p.band_lo - column;
+            start = query + p.mask.band_lo - column;
         }
-        mask_row<Tile::banded>(scores, r, start, end);
+#pragma unroll
+        for (int i = 0; i < N / 4; ++i) {
+#pragma unroll
+            for (int e = 0; e < 2; ++e) {
+                const int at = 8 * i + e;
+                bool outside = at >= end;
+                if constexpr (Tile::banded) outside = outside || at < start;
+                if (outside) scores[4 * i + 2 * r + e] = minus_infinity();
+            }
+        }
     }
 }
 

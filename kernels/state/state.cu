@@ -2,7 +2,8 @@
 //
 // begin writes -inf into each row's maximum and 0 into its sum, one thread a row.
 // finish divides, casts, and writes the log-sum-exp. A tile is as many whole rows as fill the block's loads, at least
-// one; neighbouring threads have neighbouring chunks of 8 elements.
+// one; neighbouring threads have neighbouring chunks of 8 elements. Rows that cannot be cut into chunks, and rows of
+// floats, go element by element.
 //
 // Both have persistent grids of at most begin_blocks or finish_blocks on each multiprocessor, blocks of block_threads,
 // and no shared memory.
@@ -49,10 +50,12 @@ struct BeginParameters {
     RowOperand<float> max, sum;
 };
 
+// T: the element type of `out`.
+template <class T>
 struct FinishParameters {
     RowSpace space;
     RowOperand<const float> output, max, sum;
-    RowOperand<uint16_t> out;
+    RowOperand<Stored<T>> out;
     // No base: no log-sum-exp is wanted.
     RowOperand<float> lse;
     FastDivision chunks_per_row;
@@ -93,9 +96,13 @@ ATTN_DEVICE void load_chunk(const float* from, float (&value)[chunk]) {
     }
 }
 
-// T: the element type of `out`.
+// The log-sum-exp of a row. The maximum is kept in powers of two.
+ATTN_DEVICE float log_sum_exp(float max, float sum) {
+    return sum != 0.0f ? fmaf(max, ln2, natural_log(sum)) : -INFINITY;
+}
+
 template <class T>
-ATTN_KERNEL(block_threads, finish_blocks) finish_kernel(ATTN_GRID_CONSTANT const FinishParameters p) {
+ATTN_KERNEL(block_threads, finish_blocks) finish_kernel(ATTN_GRID_CONSTANT const FinishParameters<T> p) {
     const uint32_t step = uint32_t(grid_size()) * p.rows_per_tile;
     for (uint32_t first_row = block_index() * p.rows_per_tile; first_row < p.space.rows; first_row += step) {
         const uint32_t rows_left = p.space.rows - first_row;
@@ -137,11 +144,29 @@ ATTN_KERNEL(block_threads, finish_blocks) finish_kernel(ATTN_GRID_CONSTANT const
                 }
                 store_global_16(row_of(p.out, index[i]) + column[i] * chunk, packed);
                 if (p.lse.base != nullptr && column[i] == 0) {
-                    // The maximum is kept in powers of two.
-                    *row_of(p.lse, index[i]) =
-                        sum[i] != 0.0f ? fmaf(max[i], ln2, natural_log(sum[i])) : -INFINITY;
+                    *row_of(p.lse, index[i]) = log_sum_exp(max[i], sum[i]);
                 }
             }
+        }
+    }
+}
+
+// The same where rows are no whole chunks, or lie anywhere: a warp for each row, an element at a time.
+template <class T>
+ATTN_KERNEL(block_threads, finish_blocks)
+plain_finish_kernel(ATTN_GRID_CONSTANT const FinishParameters<T> p, int head_dim) {
+    const uint32_t step = uint32_t(grid_size()) * (block_threads / 32);
+    for (uint32_t row = (block_index() * block_threads + thread_index()) / 32; row < p.space.rows; row += step) {
+        const RowIndex index = row_index(p.space, row);
+        const float sum = *row_of(p.sum, index);
+        const float inverse = sum != 0.0f ? 1.0f / sum : 0.0f;
+        const float* output = row_of(p.output, index);
+        Stored<T>* out = row_of(p.out, index);
+        for (int column = thread_index() & 31; column < head_dim; column += 32) {
+            out[column] = sum != 0.0f ? narrow<T>(output[column] * inverse) : narrow<T>(0.0f);
+        }
+        if (p.lse.base != nullptr && (thread_index() & 31) == 0) {
+            *row_of(p.lse, index) = log_sum_exp(*row_of(p.max, index), sum);
         }
     }
 }
@@ -207,14 +232,14 @@ bool is_aligned(const AttnStateCall& call, const AttnTensor& tensor, uint64_t el
     return bits % 16 == 0;
 }
 
-template <class... P, class A>
+template <class... P, class... A>
 int launch_persistent(void (*kernel)(P...), uint64_t tiles, int blocks_per_multiprocessor, void* stream,
-                      const A& parameters) {
+                      const A&... parameters) {
     int count = 0;
     if (const int status = multiprocessors(&count)) return status;
     const uint64_t most = uint64_t(count) * blocks_per_multiprocessor;
     const int blocks = static_cast<int>(tiles < most ? tiles : most);
-    return launch(kernel, LaunchShape{blocks, block_threads, 0}, stream, parameters);
+    return launch(kernel, LaunchShape{blocks, block_threads, 0}, stream, parameters...);
 }
 
 }  // namespace
@@ -234,27 +259,45 @@ extern "C" int attn_state_begin(const AttnStateCall* call, void* stream) {
     return launch_persistent(begin_kernel, tiles, begin_blocks, stream, p);
 }
 
+namespace attn {
+namespace {
+
+template <class T>
+int finish(const AttnStateCall& call, void* stream) {
+    const RowOrder order = order_by(call.out);
+    FinishParameters<T> p = {};
+    p.space = row_space(call, order);
+    p.output = operand<const float>(call.state_output, order);
+    p.max = operand<const float>(call.state_max, order);
+    p.sum = operand<const float>(call.state_sum, order);
+    p.out = operand<Stored<T>>(call.out, order);
+    p.lse = operand<float>(call.lse, order);
+    if constexpr (sizeof(Stored<T>) == 2) {
+        if (call.head_dim % chunk == 0 && is_aligned(call, call.state_output, 4) && is_aligned(call, call.out, 2)) {
+            const uint32_t chunks_per_row = uint32_t(call.head_dim) / chunk;
+            const uint32_t chunks_per_tile = block_threads * chunks_per_thread;
+            p.chunks_per_row = fast_division(chunks_per_row);
+            p.rows_per_tile = chunks_per_row < chunks_per_tile ? chunks_per_tile / chunks_per_row : 1;
+            const uint64_t tiles = (uint64_t(p.space.rows) + p.rows_per_tile - 1) / p.rows_per_tile;
+            return launch_persistent(finish_kernel<T>, tiles, finish_blocks, stream, p);
+        }
+    }
+    const uint64_t tiles = (uint64_t(p.space.rows) + block_threads / 32 - 1) / (block_threads / 32);
+    return launch_persistent(plain_finish_kernel<T>, tiles, finish_blocks, stream, p, call.head_dim);
+}
+
+}  // namespace
+}  // namespace attn
+
 extern "C" int attn_state_finish(const AttnStateCall* call, void* stream) {
     using namespace attn;
-    if (call->head_dim <= 0 || call->head_dim % chunk != 0) return ATTN_UNSUPPORTED;
-    if (call->type != ATTN_BF16 && call->type != ATTN_F16) return ATTN_UNSUPPORTED;
+    if (call->head_dim <= 0) return ATTN_UNSUPPORTED;
     if (is_empty(*call)) return ATTN_OK;
     if (!rows_are_countable(*call)) return ATTN_UNSUPPORTED;
-    if (!is_aligned(*call, call->state_output, 4) || !is_aligned(*call, call->out, 2)) return ATTN_TENSOR_REFUSED;
-
-    const RowOrder order = order_by(call->out);
-    FinishParameters p = {};
-    p.space = row_space(*call, order);
-    p.output = operand<const float>(call->state_output, order);
-    p.max = operand<const float>(call->state_max, order);
-    p.sum = operand<const float>(call->state_sum, order);
-    p.out = operand<uint16_t>(call->out, order);
-    p.lse = operand<float>(call->lse, order);
-    const uint32_t chunks_per_row = uint32_t(call->head_dim) / chunk;
-    const uint32_t chunks_per_tile = block_threads * chunks_per_thread;
-    p.chunks_per_row = fast_division(chunks_per_row);
-    p.rows_per_tile = chunks_per_row < chunks_per_tile ? chunks_per_tile / chunks_per_row : 1;
-    const uint64_t tiles = (uint64_t(p.space.rows) + p.rows_per_tile - 1) / p.rows_per_tile;
-    const auto kernel = call->type == ATTN_BF16 ? finish_kernel<Bf16> : finish_kernel<F16>;
-    return launch_persistent(kernel, tiles, finish_blocks, stream, p);
+    switch (call->type) {
+        case ATTN_BF16: return finish<Bf16>(*call, stream);
+        case ATTN_F16: return finish<F16>(*call, stream);
+        case ATTN_F32: return finish<F32>(*call, stream);
+        default: return ATTN_UNSUPPORTED;
+    }
 }

@@ -45,13 +45,17 @@ class Tile:
     rows: int
     keys: int
     overlapped: bool
-    banded: bool
-    carried: bool
+    kind: str
 
-    # enum class Form { Simple, Overlapped }.
+    # enum class Form { Simple, Overlapped }, and enum class Kind.
     PATTERN = re.compile(
-        r"\bTile<[^<>]*?, (\d+), (\d+), (\d+), \((?:\w+::)*Form\)([01]), (true|false), (true|false)>"
+        r"\bTile<[^<>]*?, (\d+), (\d+), (\d+), \((?:\w+::)*Form\)([01]), \((?:\w+::)*Kind\)([0-4])>"
     )
+    KINDS = ("full", "banded", "carried", "irregular", "packed")
+
+    @property
+    def carried(self):
+        return self.kind == "carried"
 
     @property
     def shared_bytes(self):
@@ -66,8 +70,7 @@ class Tile:
         found = cls.PATTERN.search(name)
         if not found:
             return None
-        form, banded, carried = found[4] == "1", found[5] == "true", found[6] == "true"
-        return cls(int(found[1]), int(found[2]), int(found[3]), form, banded, carried)
+        return cls(int(found[1]), int(found[2]), int(found[3]), found[4] == "1", cls.KINDS[int(found[5])])
 
 
 def judge(kernel):

@@ -21,6 +21,8 @@ pub(crate) const SIM_FAULT: c_int = -4;
 pub(crate) const BF16: i32 = 0;
 /// `AttnType`: `ATTN_F16`.
 pub(crate) const F16: i32 = 1;
+/// `AttnType`: `ATTN_F32`.
+pub(crate) const F32: i32 = 2;
 
 /// `AttnTensor`: `[batch, seq, heads, head_dim]`, `head_dim` dense, strides in elements.
 #[derive(Clone, Copy, Debug)]
@@ -302,6 +304,7 @@ macro_rules! for_each_launcher {
         $then! {
             flash_sm90 = attn_flash_sm90: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             flash_sm80 = attn_flash_sm80: fn(call: *const Attention, stream: *mut c_void) -> c_int;
+            sdpa = attn_sdpa: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             state_begin = attn_state_begin: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             state_finish = attn_state_finish: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             copy = attn_copy: fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int;

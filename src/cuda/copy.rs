@@ -3,6 +3,7 @@
 use attn_runtime::device::StridedCopy;
 use attn_runtime::{Error, Result};
 
+use super::architecture::{Architecture, supports};
 use super::launches::{Launches, queue_on};
 
 /// The kernel's name, in messages.
@@ -15,7 +16,7 @@ const NAME: &str = "copy";
 /// As [`Device::copy`](attn_runtime::Device::copy).
 pub(crate) unsafe fn batch<D: Launches>(queue: &D::Queue, copies: &[StridedCopy]) -> Result<()> {
     let Some(moves) = checked(copies)? else { return Ok(()) };
-    D::supports(queue, NAME)?;
+    supports::<D>(queue, NAME, Architecture::Ampere)?;
     queue_on::<D>(queue, NAME, |launchers, stream| {
         // SAFETY: the pointer and the length are those of a slice of the kernels' own structs; the tensors that they
         // describe are the caller's contract.

@@ -53,11 +53,8 @@ pub trait Backend: Device {
     /// The device of a queue, for messages: `cuda:0`.
     fn label(queue: &Self::Queue) -> String;
 
-    /// What the kernels need and the queue's device lacks.
-    ///
-    /// # Errors
-    /// If it lacks something.
-    fn supports(queue: &Self::Queue, kernel: &'static str) -> Result<()>;
+    /// The compute capability of the queue's device: major and minor.
+    fn capability(queue: &Self::Queue) -> (u32, u32);
 
     /// On which other device of its kind the memory at an address lies, if there are several and it can be told.
     fn elsewhere(_: &Self::Queue, _: *const c_void) -> Option<String> {
@@ -294,8 +291,8 @@ mod tests {
             String::from("broken:3")
         }
 
-        fn supports((): &(), _: &'static str) -> Result<()> {
-            Ok(())
+        fn capability((): &()) -> (u32, u32) {
+            (9, 0)
         }
 
         unsafe fn upload((): &(), _: &[u8], _: NonNull<u8>) -> Result<()> {

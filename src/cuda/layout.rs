@@ -26,21 +26,38 @@ pub(crate) fn unsupported(
     Error::Unsupported { kernel, what: what.into(), supported: supported.into() }
 }
 
+/// How a kernel's tensors must lie, besides rows being dense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// What bases and strides are multiples of, in bytes.
+    align: usize,
+    /// Whether strides may be 0, and as large as they like.
+    any_stride: bool,
+}
+
+impl Rules {
+    /// As the copy engine wants it.
+    pub(crate) const COPY_ENGINE: Self = Self { align: ALIGN, any_stride: false };
+    /// Element by element.
+    pub(crate) const PLAIN: Self = Self { align: 1, any_stride: true };
+}
+
 /// Describes `[batch, seq, heads, head_dim]` for the kernels.
 ///
 /// # Errors
-/// If the base or a stride is none that the copy engine can step by.
+/// If the base or a stride is none that the kernel can step by.
 pub(crate) fn tensor<T: Element>(
     kernel: &'static str,
     name: &'static str,
+    rules: Rules,
     base: NonNull<T>,
     shape: [usize; 4],
     strides: [usize; 4],
 ) -> Result<abi::Tensor> {
     let address = base.as_ptr().addr();
-    if !address.is_multiple_of(ALIGN) {
+    if !address.is_multiple_of(rules.align) {
         let what = format!("address {address:#x}");
-        return Err(Error::Misaligned { tensor: name, what, needed: ALIGN });
+        return Err(Error::Misaligned { tensor: name, what, needed: rules.align });
     }
     if strides[3] != 1 && shape[3] > 1 {
         return Err(unsupported(
@@ -53,7 +70,11 @@ pub(crate) fn tensor<T: Element>(
     for (axis, described) in described.iter_mut().enumerate() {
         // Nothing steps along an axis of length 1, but the copy engine wants to be told a stride that it could step by.
         let stride = if shape[axis] > 1 { strides[axis] } else { shape[3] };
-        *described = step::<T>(kernel, name, axis, stride)?;
+        *described = match rules.any_stride {
+            // A view's strides count elements of one allocation.
+            true => stride as i64,
+            false => step::<T>(kernel, name, axis, stride)?,
+        };
     }
     let [batch_stride, seq_stride, head_stride] = described;
     Ok(abi::Tensor { base: base.as_ptr().cast(), batch_stride, seq_stride, head_stride })
@@ -176,7 +197,7 @@ mod tests {
 
     fn described(address: usize, shape: [usize; 4], strides: [usize; 4]) -> Result<abi::Tensor> {
         let base = NonNull::new(core::ptr::without_provenance_mut::<bf16>(address)).unwrap();
-        tensor("flash", "key", base, shape, strides)
+        tensor("flash", "key", Rules::COPY_ENGINE, base, shape, strides)
     }
 
     fn message<T: core::fmt::Debug>(outcome: Result<T>) -> String {

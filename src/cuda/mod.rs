@@ -2,28 +2,28 @@
 //!
 //! | feature | device | runs the kernels |
 //! |---|---|---|
-//! | `cuda` | `Cuda` | on a GPU of compute capability 9.0 (H100, H200), driver 580 or later |
+//! | `cuda` | `Cuda` | on a GPU of compute capability 8.0 or later (Ampere and what followed), driver 580 or later |
 //! | `sim` | `Simulated` | on the host, thread by thread: for tests |
 //!
-//! [`Flash`](crate::Flash) computes on both, for elements [`half::bf16`] and [`half::f16`], under masks by position and
-//! by key lengths; so do all strategies, over the communicator of threads, and between GPUs over `GpuComm`: with the feature
+//! [`Flash`](crate::Flash) computes on both, for elements [`half::bf16`] and [`half::f16`], with the kernel for the card at
+//! hand ([`kernels`]), and [`Sdpa`](crate::Sdpa) for `f32` too; both under every mask; so do all strategies, over the communicator of threads, and between GPUs over `GpuComm`: with the feature
 //! `nccl`, over NCCL (`cuda::nccl`), which is loaded while the program runs. [`to_device`] and [`to_host`] move tensors.
 //! Memory that another library allocated is described by a [`View`](crate::View), or goes through [`raw`].
 
 mod abi;
+mod architecture;
+mod attention;
 mod copy;
 #[cfg(feature = "cuda")]
 mod device;
 pub mod direct;
 mod element;
-mod flash;
 #[cfg(any(feature = "nccl", feature = "sim"))]
 mod group;
 #[cfg(feature = "sim")]
 mod lane;
 mod launches;
 mod layout;
-mod lengths;
 mod loader;
 #[cfg(any(feature = "nccl", feature = "sim"))]
 pub mod nccl;
@@ -34,13 +34,14 @@ pub mod raw;
 mod sim;
 mod transfer;
 
+pub use architecture::Architecture;
+pub use attention::{DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SdpaGpu, kernels};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "cuda")]
 pub use device::{Cuda, CudaEvent, CudaGraph, CudaMemory, CudaQueue, DeviceInfo, devices, driver_version};
 pub use direct::Direct;
 pub use element::Half;
-pub use flash::{FlashForm, FlashSm90};
 #[cfg(any(feature = "nccl", feature = "sim"))]
 pub use group::{Check, GpuComm, GpuOptions, GpuWorld, Transport};
 #[cfg(feature = "nccl")]

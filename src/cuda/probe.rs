@@ -3,6 +3,7 @@
 use attn_runtime::{Error, Result, View, ViewMut};
 
 use super::abi;
+use super::architecture::{Architecture, supports};
 use super::element::{Half, number};
 use super::launches::{Launches, launch, queue_on};
 use super::layout;
@@ -30,7 +31,7 @@ pub fn wgmma<D: Launches, T: Half>(
     b: View<'_, T, D>,
     d: ViewMut<'_, f32, D>,
 ) -> Result<()> {
-    D::supports(queue, "probe_wgmma")?;
+    supports::<D>(queue, "probe_wgmma", Architecture::Hopper)?;
     let n = b.shape()[3];
     dense("a", a.shape(), a.strides(), [1, 1, 64, 64])?;
     dense("b", b.shape(), b.strides(), [1, 1, 64, n])?;
@@ -63,7 +64,7 @@ pub fn tma<D: Launches, T: Half>(
     copy: ViewMut<'_, T, D>,
     image: ViewMut<'_, T, D>,
 ) -> Result<()> {
-    D::supports(queue, "probe_tma")?;
+    supports::<D>(queue, "probe_tma", Architecture::Hopper)?;
     let [_, _, seq, columns] = source.shape();
     let [_, box_slabs, rows, width] = image.shape();
     let slabs = columns / width.max(1);
@@ -116,7 +117,7 @@ pub fn peak<D: Launches, T: Half>(
 ) -> Result<f64> {
     let blocks = sums.shape()[2];
     dense("sums", sums.shape(), sums.strides(), [1, 1, blocks, PEAK_THREADS])?;
-    D::supports(queue, "probe_peak")?;
+    supports::<D>(queue, "probe_peak", Architecture::Hopper)?;
     let mut operations = 0.0;
     let call = abi::ProbePeak {
         sums: sums.base().as_ptr(),

@@ -1,6 +1,6 @@
 //! Attention on memory that this crate knows nothing of: addresses, strides and numbers, as another library or another
 //! language has them. Whoever has types rather describes the memory by [`View::from_raw_parts`] and calls
-//! [`FlashSm90::forward_with`].
+//! [`FlashSm90::forward_with`](super::FlashSm90::forward_with).
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
@@ -8,8 +8,8 @@ use core::ptr::NonNull;
 use attn_runtime::{AttentionCall, Band, DType, Element, Error, KeyValue, Result, View, ViewMut};
 use half::{bf16, f16};
 
+use super::attention::{FlashForm, flash_for};
 use super::element::Half;
-use super::flash::{FlashForm, FlashSm90};
 use super::launches::GpuQueue;
 
 /// A tensor `[batch, seq, heads, head_dim]` at an address of the device, its rows of `head_dim` elements dense.
@@ -58,13 +58,13 @@ pub struct RawAttention {
     pub heads: usize,
     /// How many key and value heads: they divide `heads`.
     pub kv_heads: usize,
-    /// 64, 128 or 256.
+    /// One that [`kernels`](super::kernels) lists for `flash` on the card.
     pub head_dim: usize,
     /// Which keys a query may attend: [`Band::FULL`], or [`Band::causal`], or any other.
     pub band: Band,
     /// The softmax scale, above 0.
     pub scale: f32,
-    /// How the kernel works.
+    /// How the kernel of Hopper works.
     pub form: FlashForm,
 }
 
@@ -128,7 +128,8 @@ unsafe fn typed<T: Half, Q: GpuQueue>(queue: &Q, call: &RawAttention) -> Result<
         out,
         lse,
     };
-    FlashSm90::new(call.form).forward_with(queue, &mut call_on, lengths)
+    let kernel = flash_for::<Q::Device>(queue, call.form);
+    kernel.forward_banded(queue, &mut call_on, lengths)
 }
 
 /// A tensor for reading.

@@ -17,7 +17,7 @@ use super::lane::{Lane, Mark};
 use super::launches::{Backend, GpuQueue, Witness};
 use super::loader::told;
 
-/// A simulated GPU of compute capability 9.0, for tests: it runs the kernels of `Cuda` thread by thread on
+/// A simulated GPU, of compute capability 9.0 unless its queue says otherwise, for tests: it runs the kernels of `Cuda` thread by thread on
 /// the host, many thousand times slower, and reports races, deadlocks and reads of what was not yet written.
 ///
 /// Its memory is the host's. A queue runs at once. (What a communicator of simulated GPUs sends and receives runs beside
@@ -45,6 +45,7 @@ pub struct SimQueue {
     lane: Option<Arc<Lane>>,
     condemned: Arc<OnceLock<Error>>,
     witnesses: Arc<Mutex<Vec<Weak<dyn Witness>>>>,
+    capability: (u32, u32),
 }
 
 impl SimQueue {
@@ -63,7 +64,20 @@ impl SimQueue {
     pub fn seeded(seed: u64) -> Result<Self> {
         static SIMULATOR: OnceLock<Result<Simulator>> = OnceLock::new();
         let simulator = SIMULATOR.get_or_init(Simulator::load).as_ref().map_err(Clone::clone)?;
-        Ok(Self { simulator, seed, lane: None, condemned: Arc::default(), witnesses: Arc::default() })
+        Ok(Self {
+            simulator,
+            seed,
+            lane: None,
+            condemned: Arc::default(),
+            witnesses: Arc::default(),
+            capability: (9, 0),
+        })
+    }
+
+    /// The queue as one of another card, of a compute capability (major, minor): kernels are chosen for that.
+    #[must_use]
+    pub fn of_capability(self, major: u32, minor: u32) -> Self {
+        Self { capability: (major, minor), ..self }
     }
 
     /// That what the queue has done was all that it was asked for.
@@ -186,8 +200,8 @@ impl Backend for Simulated {
         String::from(Self::NAME)
     }
 
-    fn supports(_: &SimQueue, _: &'static str) -> Result<()> {
-        Ok(())
+    fn capability(queue: &SimQueue) -> (u32, u32) {
+        queue.capability
     }
 
     fn report(queue: &SimQueue, status: c_int) -> Option<String> {

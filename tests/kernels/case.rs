@@ -1,11 +1,34 @@
 //! One attention problem: its inputs, what is right in float64, and how far from it a kernel may be.
 
-use attn::DType;
-use attn::cuda::Half;
 use attn::kernel::Band;
+use attn::{DType, Element};
 
 use crate::kernels::rig::Place;
 use crate::support::Random;
+
+/// Which documents queries and keys belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segments {
+    /// One after the other, of so many positions each; another cut in each batch row.
+    Packed(usize),
+    /// So many, in no order.
+    Scattered(usize),
+    /// No query is of a key's.
+    Apart,
+}
+
+/// Which pairs a dense mask leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dense {
+    /// Some of all, others for each head.
+    Scattered,
+    /// The same for all heads.
+    Shared,
+    /// Squares of so many positions, as a checkerboard, other ones for each head: all of a square or nothing.
+    Squares(usize),
+    All,
+    Nothing,
+}
 
 /// One problem. Fields have the names of the kernels' interface.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +46,8 @@ pub struct Case {
     pub spread: f32,
     /// How many keys count; less than none is none, more than there are is all. Keys and values beyond are NaN.
     pub lengths: Option<&'static [i32]>,
+    pub segments: Option<Segments>,
+    pub dense: Option<Dense>,
     /// Where query, key, value and output lie.
     pub place: Place,
     /// Where the log-sum-exp lies, if it is wanted.
@@ -43,6 +68,8 @@ impl Case {
             scale: 1.0,
             spread: 1.0,
             lengths: None,
+            segments: None,
+            dense: None,
             place: Place::BSHD,
             lse: Some(Place::BSHD),
         }
@@ -82,6 +109,54 @@ impl Case {
         self.lengths.map_or(self.seq_k, |lengths| (lengths[b].max(0) as usize).min(self.seq_k))
     }
 
+    /// The segment of a query and of a key.
+    pub fn segments(&self, b: usize, query: usize, key: usize) -> [i32; 2] {
+        match self.segments {
+            None => [0; 2],
+            // The last query and the last key are of the same one.
+            Some(Segments::Packed(positions)) => {
+                let end = self.seq_q.max(self.seq_k) + 3 * b;
+                [(end - self.seq_q + query), (end - self.seq_k + key)].map(|at| (at / positions) as i32 - 2)
+            }
+            Some(Segments::Scattered(count)) => {
+                [hash(b, 0, query, 0), hash(b, 1, key, 0)].map(|hash| (hash % count as u64) as i32)
+            }
+            Some(Segments::Apart) => [2 * query as i32, 2 * key as i32 + 1],
+        }
+    }
+
+    /// The segments of all queries and of all keys, `[batch, seq]` each.
+    pub fn segment_ids(&self) -> Option<[Vec<i32>; 2]> {
+        self.segments?;
+        let ids = |seq: usize, side: usize| {
+            (0..self.batch * seq).map(|at| self.segments(at / seq, at % seq, at % seq)[side]).collect()
+        };
+        Some([ids(self.seq_q, 0), ids(self.seq_k, 1)])
+    }
+
+    /// The dense mask's shape.
+    pub fn dense_shape(&self) -> [usize; 4] {
+        let heads = if self.dense == Some(Dense::Shared) { 1 } else { self.heads };
+        [self.batch, heads, self.seq_q, self.seq_k]
+    }
+
+    /// What the dense mask says of a pair.
+    pub fn dense_at(&self, [b, h, i, j]: [usize; 4]) -> bool {
+        match self.dense {
+            None | Some(Dense::All) => true,
+            Some(Dense::Nothing) => false,
+            Some(Dense::Scattered) => !hash(b, h + 2, i, j).is_multiple_of(3),
+            Some(Dense::Shared) => hash(b, 1, i, j).is_multiple_of(3),
+            Some(Dense::Squares(side)) => (i / side + j / side + h + b).is_multiple_of(2),
+        }
+    }
+
+    /// Whether segments and the dense mask let a query attend a key.
+    fn lets(&self, index @ [b, _, i, j]: [usize; 4]) -> bool {
+        let [query, key] = self.segments(b, i, j);
+        query == key && self.dense_at(index)
+    }
+
     /// A number of the case's own.
     pub fn seed(&self) -> u64 {
         let fold = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01B3);
@@ -89,7 +164,7 @@ impl Case {
     }
 
     /// Query, key and value, row-major, of about unit variance.
-    pub fn inputs<T: Half>(&self) -> Inputs<T> {
+    pub fn inputs<T: Element>(&self) -> Inputs<T> {
         let mut random = Random(self.seed());
         let mut normal = |shape: [usize; 4], factor: f32| -> Vec<T> {
             (0..shape.iter().product()).map(|_| T::from_f32(factor * random.normal())).collect()
@@ -104,6 +179,14 @@ impl Case {
         }
         Inputs { query, key, value }
     }
+}
+
+/// A number that follows from four.
+fn hash(a: usize, b: usize, c: usize, d: usize) -> u64 {
+    let mixed = [a, b, c, d].iter().fold(0x9E37_79B9_7F4A_7C15_u64, |hash, &number| {
+        (hash ^ number as u64).wrapping_mul(0xBF58_476D_1CE4_E5B9).rotate_left(29)
+    });
+    (mixed ^ (mixed >> 31)).wrapping_mul(0x94D0_49BB_1331_11EB) >> 33
 }
 
 /// `[batch, seq, heads, head_dim]`, row-major.
@@ -124,9 +207,10 @@ pub struct Exact {
 }
 
 /// Half a unit in the last place of 1.
-pub fn roundoff<T: Half>() -> f64 {
+pub fn roundoff<T: Element>() -> f64 {
     match T::DTYPE {
         DType::F16 => 2_f64.powi(-11),
+        DType::F32 => 2_f64.powi(-24),
         _ => 2_f64.powi(-8),
     }
 }
@@ -137,7 +221,7 @@ pub fn roundoff<T: Half>() -> f64 {
 /// error of one roundoff of the mean of |value|), the result is rounded once more; products of queries and keys are
 /// sums in fp32, whose error the exponential turns into one relative to the weight. f16 besides has no weights below
 /// 2^-25.
-pub fn exact<T: Half>(case: &Case, inputs: &Inputs<T>) -> Exact {
+pub fn exact<T: Element>(case: &Case, inputs: &Inputs<T>) -> Exact {
     let &Case { batch, seq_q, seq_k, heads, kv_heads, head_dim, band, .. } = case;
     let scale = f64::from(case.softmax_scale());
     let wide = |values: &[T]| -> Vec<f64> { values.iter().map(|v| f64::from(v.to_f32())).collect() };
@@ -154,11 +238,12 @@ pub fn exact<T: Half>(case: &Case, inputs: &Inputs<T>) -> Exact {
                     start..start + head_dim
                 };
                 let q = &query[row(seq_q, heads, i, h)];
-                let attended = band.keys_of(i, &(0..keys));
+                let attended: Vec<usize> =
+                    band.keys_of(i, &(0..keys)).filter(|&j| case.lets([b, h, i, j])).collect();
                 let kv = |j| row(seq_k, kv_heads, j, h / (heads / kv_heads));
                 weights.clear();
                 let mut size = 0.0_f64;
-                for j in attended.clone() {
+                for &j in &attended {
                     let k = &key[kv(j)];
                     let mut product = 0.0;
                     let mut sizes = 0.0;
@@ -188,7 +273,7 @@ pub fn exact<T: Half>(case: &Case, inputs: &Inputs<T>) -> Exact {
                 exact.lse_bound.push(noise + 2_f64.powi(-22) * (max + sum.ln()).abs());
                 // The weighted sum of values, of their sizes, and the sum of their sizes.
                 sums.fill([0.0; 3]);
-                for (j, weight) in attended.clone().zip(&weights) {
+                for (&j, weight) in attended.iter().zip(&weights) {
                     for (sums, v) in sums.iter_mut().zip(&value[kv(j)]) {
                         *sums = [sums[0] + weight * v, sums[1] + weight * v.abs(), sums[2] + v.abs()];
                     }
@@ -207,7 +292,7 @@ pub fn exact<T: Half>(case: &Case, inputs: &Inputs<T>) -> Exact {
 
 /// That a result is right: each element within its bound, all of them together within what rounding alone explains.
 #[track_caller]
-pub fn check<T: Half>(what: &str, case: &Case, exact: &Exact, out: &[T], lse: Option<&[f32]>) {
+pub fn check<T: Element>(what: &str, case: &Case, exact: &Exact, out: &[T], lse: Option<&[f32]>) {
     let [_, seq, heads, head_dim] = case.query_shape();
     let place = |i: usize, width: usize| {
         let row = i / width;
@@ -235,7 +320,11 @@ pub fn check<T: Half>(what: &str, case: &Case, exact: &Exact, out: &[T], lse: Op
     );
     // Measured errors of two roundings are half of this.
     let relative = if norm == 0.0 { square.sqrt() } else { (square / norm).sqrt() };
-    let most = if T::DTYPE == DType::F16 { 6e-4 } else { 4e-3 };
+    let most = match T::DTYPE {
+        DType::F16 => 6e-4,
+        DType::F32 => 1e-5,
+        _ => 4e-3,
+    };
     assert!(relative <= most, "{what}: relative error {relative:e}, at most {most:e}; {case:?}");
     let Some(lse) = lse else { return };
     for (i, (lse, (right, bound))) in lse.iter().zip(exact.lse.iter().zip(&exact.lse_bound)).enumerate() {

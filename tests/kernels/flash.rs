@@ -1,40 +1,104 @@
-//! The flash kernel against dense attention in float64.
+//! The attention kernels against dense attention in float64.
 
 use core::ops::Range;
 
-use attn::cuda::{self, FlashForm, FlashSm90, Half};
+use attn::cuda::{self, DeviceMasks, FlashForm, FlashSm80, FlashSm90, Half, SdpaGpu};
 use attn::device::{Arena, Device, StridedCopy};
 use attn::tensor::TensorLayout;
 use attn::{
-    AttentionCall, AttentionKernel, BlockMask, CarriesState, KeyLengths, KeyValue, Run, Tensor, View,
+    AttentionCall, BlockMask, BlockSegments, CarriesState, Element, KeyLengths, KeyValue, Result, Run, Scope,
+    SegmentIds, Tensor, View,
 };
 use half::bf16;
 
-use crate::kernels::case::{Case, Inputs, check, exact, flat};
+use crate::kernels::case::{Case, Dense, Inputs, Segments, check, exact, flat};
 use crate::kernels::rig::{DeviceOf, Held, Place, Rig};
 
-/// One of the kernels: a head_dim and a form.
+/// One of the kernels, for a head_dim.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
     pub head_dim: usize,
-    pub form: FlashForm,
+    pub which: Which,
+}
+
+/// One of the kernels.
+#[derive(Clone, Copy, Debug)]
+pub enum Which {
+    Sm90(FlashForm),
+    Sm80,
+    Sdpa,
+}
+
+/// A kernel of the crate's, for elements of a type.
+pub trait OnGpu<T: Element, R: Rig>: CarriesState<DeviceOf<R>, T> {
+    fn forward_with(
+        &self,
+        scope: Scope<'_, DeviceOf<R>>,
+        call: &mut AttentionCall<'_, T, DeviceOf<R>>,
+        masks: &DeviceMasks<'_, DeviceOf<R>>,
+    ) -> Result<()>;
+}
+
+macro_rules! on_gpu {
+    ($($kernel:ident for $element:ident),*) => {$(
+        impl<T: $element, R: Rig> OnGpu<T, R> for $kernel {
+            fn forward_with(
+                &self,
+                scope: Scope<'_, DeviceOf<R>>,
+                call: &mut AttentionCall<'_, T, DeviceOf<R>>,
+                masks: &DeviceMasks<'_, DeviceOf<R>>,
+            ) -> Result<()> {
+                $kernel::forward_with(self, scope, call, masks)
+            }
+        }
+    )*};
+}
+
+on_gpu!(FlashSm90 for Half, FlashSm80 for Half, SdpaGpu for Element);
+
+/// Does something with the kernel that a [`Which`] names.
+macro_rules! with {
+    ($which:expr, $kernel:ident => $then:expr) => {
+        match $which {
+            Which::Sm90(form) => {
+                let $kernel = FlashSm90::new(form);
+                $then
+            }
+            Which::Sm80 => {
+                let $kernel = FlashSm80;
+                $then
+            }
+            Which::Sdpa => {
+                let $kernel = SdpaGpu;
+                $then
+            }
+        }
+    };
 }
 
 /// A case's tensors on the device.
-struct Loaded<T: Half, R: Rig> {
+struct Loaded<T: Element, R: Rig> {
     queue: R::Queue,
     query: Held<T, DeviceOf<R>>,
     key: Held<T, DeviceOf<R>>,
     value: Held<T, DeviceOf<R>>,
+    dense: Option<Tensor<u8, DeviceOf<R>>>,
 }
 
-impl<T: Half, R: Rig> Loaded<T, R> {
+impl<T: Element, R: Rig> Loaded<T, R> {
     fn new(queue: R::Queue, case: &Case, inputs: &Inputs<T>) -> Self {
         let (queries, keys) = (case.query_shape(), case.key_shape());
         let query = Held::new(&queue, case.place, queries, |index| inputs.query[flat(queries, index)]);
         let key = Held::new(&queue, case.place, keys, |index| inputs.key[flat(keys, index)]);
         let value = Held::new(&queue, case.place, keys, |index| inputs.value[flat(keys, index)]);
-        Self { queue, query, key, value }
+        let dense = case.dense.map(|_| {
+            let dense = Tensor::<u8>::from_fn(case.dense_shape(), |index| match case.dense_at(index) {
+                true => 1 + (index[3] % 255) as u8,
+                false => 0,
+            });
+            cuda::to_device(&queue, &dense.unwrap()).unwrap()
+        });
+        Self { queue, query, key, value, dense }
     }
 
     /// Keys and values of some positions.
@@ -44,10 +108,24 @@ impl<T: Half, R: Rig> Loaded<T, R> {
         KeyValue { key, value }
     }
 
-    /// How many keys count, as a case says it, on the device.
-    fn lengths(&self, case: &Case) -> Option<Tensor<i32, DeviceOf<R>>> {
-        let shape = [case.batch, 1, 1, 1];
-        case.lengths.map(|lengths| cuda::to_device(&self.queue, View::new(lengths, shape).unwrap()).unwrap())
+    /// The mask of some of a case's keys: what is on the host, and the dense mask.
+    fn mask<'a>(
+        &'a self,
+        case: &Case,
+        host: &'a HostMasks,
+        keys: &Range<usize>,
+    ) -> BlockMask<'a, DeviceOf<R>> {
+        let key_lengths = host.lengths.as_deref();
+        let segments = host.segments.as_ref().map(|[query, key]| BlockSegments {
+            query: SegmentIds::new(query, case.seq_q, Run::of(0..case.seq_q)),
+            key: SegmentIds::new(key, case.seq_k, Run::of(keys.clone())),
+        });
+        BlockMask {
+            band: case.band.from_block(0, keys.start),
+            key_lengths: key_lengths.map(|lengths| KeyLengths::of_block(lengths, 0, Run::of(keys.clone()))),
+            segments,
+            dense: self.dense.as_ref().map(|dense| dense.view().narrow(3, keys.start, keys.len()).unwrap()),
+        }
     }
 
     /// Where a kernel writes.
@@ -57,72 +135,74 @@ impl<T: Half, R: Rig> Loaded<T, R> {
     }
 }
 
-/// How many keys of each batch row count, as a mask says it, if it says anything.
-fn masked(case: &Case) -> Option<Vec<usize>> {
-    case.lengths.map(|_| (0..case.batch).map(|b| case.length(b)).collect())
+/// What a mask has on the host.
+#[derive(Default)]
+struct HostMasks {
+    /// How many keys of each batch row count.
+    lengths: Option<Vec<usize>>,
+    segments: Option<[Vec<i32>; 2]>,
 }
 
-/// The mask of some of a case's keys.
-fn mask<'a, D: Device>(case: &Case, lengths: Option<&'a [usize]>, keys: &Range<usize>) -> BlockMask<'a, D> {
-    let key_lengths = lengths.map(|lengths| KeyLengths::of_block(lengths, 0, Run::of(keys.clone())));
-    BlockMask { key_lengths, ..case.band.from_block(0, keys.start).into() }
+impl HostMasks {
+    fn of(case: &Case) -> Self {
+        Self {
+            lengths: case.lengths.map(|_| (0..case.batch).map(|b| case.length(b)).collect()),
+            segments: case.segment_ids(),
+        }
+    }
 }
 
 /// What a kernel wrote: the output, and the log-sum-exp if it was wanted.
 pub type Written<T> = (Vec<T>, Option<Vec<f32>>);
 
-/// Runs a case, its key lengths on the device.
-pub fn run<T: Half, R: Rig>(queue: R::Queue, case: &Case, inputs: &Inputs<T>, form: FlashForm) -> Written<T> {
-    let loaded = Loaded::<T, R>::new(queue, case, inputs);
-    let queue = &loaded.queue;
-    let (mut out, mut lse) = loaded.outputs(case);
-    let lengths = loaded.lengths(case);
-    let mut call = AttentionCall {
-        query: loaded.query.view(),
-        kv: loaded.kv(&(0..case.seq_k)),
-        mask: case.band.into(),
-        scale: case.softmax_scale(),
-        out: out.view_mut(),
-        lse: lse.as_mut().map(Held::view_mut),
-    };
-    FlashSm90::new(form)
-        .forward_with(queue, &mut call, lengths.as_ref().map(Tensor::view))
-        .unwrap_or_else(|error| panic!("{error}; {case:?}"));
-    (out.read(queue, "out"), lse.map(|lse| lse.read(queue, "lse")))
-}
-
-/// Runs a case, its key lengths in the mask.
-pub fn run_masked<T: Half, R: Rig>(
+/// Runs a case, its key lengths and segments on the device, or in the mask.
+fn run_at_once<T: Element, R: Rig, K: OnGpu<T, R>>(
     queue: R::Queue,
     case: &Case,
     inputs: &Inputs<T>,
-    form: FlashForm,
+    kernel: &K,
+    on_device: bool,
 ) -> Written<T> {
     let loaded = Loaded::<T, R>::new(queue, case, inputs);
     let queue = &loaded.queue;
     let (mut out, mut lse) = loaded.outputs(case);
-    let lengths = masked(case);
+    let (host, nothing) = (HostMasks::of(case), HostMasks::default());
+    let cross = |numbers: &[i32], shape: [usize; 4]| {
+        cuda::to_device(queue, View::new(numbers, shape).unwrap()).unwrap()
+    };
+    let lengths = case.lengths.map(|lengths| cross(lengths, [case.batch, 1, 1, 1]));
+    let segments = host.segments.as_ref().map(|[query, key]| {
+        [cross(query, [case.batch, case.seq_q, 1, 1]), cross(key, [case.batch, case.seq_k, 1, 1])]
+    });
+    let there = DeviceMasks {
+        key_lengths: lengths.as_ref().map(Tensor::view),
+        segments: segments.as_ref().map(|both| both.each_ref().map(Tensor::view)),
+    };
+    let all = 0..case.seq_k;
     let mut call = AttentionCall {
         query: loaded.query.view(),
-        kv: loaded.kv(&(0..case.seq_k)),
-        mask: mask(case, lengths.as_deref(), &(0..case.seq_k)),
+        kv: loaded.kv(&all),
+        mask: loaded.mask(case, if on_device { &nothing } else { &host }, &all),
         scale: case.softmax_scale(),
         out: out.view_mut(),
         lse: lse.as_mut().map(Held::view_mut),
     };
     let mut arena = Arena::<DeviceOf<R>>::default();
-    FlashSm90::new(form)
-        .forward(arena.open(queue).unwrap(), &mut call)
-        .unwrap_or_else(|error| panic!("{error}; {case:?}"));
+    let scope = arena.open(queue).unwrap();
+    match on_device {
+        true => kernel.forward_with(scope, &mut call, &there),
+        false => kernel.forward(scope, &mut call),
+    }
+    .unwrap_or_else(|error| panic!("{error}; {case:?}"));
     (out.read(queue, "out"), lse.map(|lse| lse.read(queue, "lse")))
 }
 
 /// Runs a case on a carried state, one block of keys after the other.
-pub fn run_carried<T: Half, R: Rig>(
+fn run_in_hops<T: Element, R: Rig, K: OnGpu<T, R>>(
     queue: R::Queue,
     case: &Case,
     inputs: &Inputs<T>,
-    form: FlashForm,
+    kernel: &K,
     hops: &[Range<usize>],
 ) -> Written<T> {
     let loaded = Loaded::<T, R>::new(queue, case, inputs);
@@ -130,11 +210,10 @@ pub fn run_carried<T: Half, R: Rig>(
     let (mut out, mut lse) = loaded.outputs(case);
     let mut arena = Arena::<DeviceOf<R>>::default();
     let scope = arena.open(queue).unwrap();
-    let kernel = FlashSm90::new(form);
-    let mut state = CarriesState::<DeviceOf<R>, T>::begin(&kernel, scope, case.query_shape()).unwrap();
-    let lengths = masked(case);
+    let mut state = CarriesState::<DeviceOf<R>, T>::begin(kernel, scope, case.query_shape()).unwrap();
+    let host = HostMasks::of(case);
     for hop in hops {
-        let mask = mask(case, lengths.as_deref(), hop);
+        let mask = loaded.mask(case, &host, hop);
         kernel
             .step(scope, loaded.query.view(), loaded.kv(hop), &mask, case.softmax_scale(), &mut state)
             .unwrap_or_else(|error| panic!("{error}; {case:?}, keys {hop:?}"));
@@ -145,22 +224,64 @@ pub fn run_carried<T: Half, R: Rig>(
     (out.read(queue, "out"), lse.map(|lse| lse.read(queue, "lse")))
 }
 
+/// Runs a case, its key lengths and segments on the device.
+pub fn run<T: Half, R: Rig>(queue: R::Queue, case: &Case, inputs: &Inputs<T>, kernel: Kernel) -> Written<T> {
+    with!(kernel.which, kernel => run_at_once::<T, R, _>(queue, case, inputs, &kernel, true))
+}
+
+/// Runs a case, its key lengths and segments in the mask.
+pub fn run_masked<T: Half, R: Rig>(
+    queue: R::Queue,
+    case: &Case,
+    inputs: &Inputs<T>,
+    kernel: Kernel,
+) -> Written<T> {
+    with!(kernel.which, kernel => run_at_once::<T, R, _>(queue, case, inputs, &kernel, false))
+}
+
+/// Runs a case on a carried state, one block of keys after the other.
+pub fn run_carried<T: Half, R: Rig>(
+    queue: R::Queue,
+    case: &Case,
+    inputs: &Inputs<T>,
+    kernel: Kernel,
+    hops: &[Range<usize>],
+) -> Written<T> {
+    with!(kernel.which, kernel => run_in_hops::<T, R, _>(queue, case, inputs, &kernel, hops))
+}
+
 /// Runs a case and compares it with float64.
 #[track_caller]
-pub fn verify<T: Half, R: Rig>(case: &Case, form: FlashForm) {
-    let Some(queue) = R::queue(case.seed()) else { return };
-    let inputs = case.inputs::<T>();
-    let (out, lse) = run::<T, R>(queue, case, &inputs, form);
-    check(&format!("{form:?}, {}", T::DTYPE), case, &exact(case, &inputs), &out, lse.as_deref());
+pub fn verify<T: Half, R: Rig>(case: &Case, kernel: Kernel) {
+    with!(kernel.which, kernel => verify_of::<T, R, _>(case, &kernel));
 }
 
 /// Runs a case in hops and compares it with float64.
 #[track_caller]
-pub fn verify_carried<T: Half, R: Rig>(case: &Case, form: FlashForm, hops: &[Range<usize>]) {
+pub fn verify_carried<T: Half, R: Rig>(case: &Case, kernel: Kernel, hops: &[Range<usize>]) {
+    with!(kernel.which, kernel => verify_in_hops::<T, R, _>(case, &kernel, hops));
+}
+
+/// [`verify`], for one kernel.
+#[track_caller]
+pub fn verify_of<T: Element, R: Rig, K: OnGpu<T, R> + core::fmt::Debug>(case: &Case, kernel: &K) {
     let Some(queue) = R::queue(case.seed()) else { return };
     let inputs = case.inputs::<T>();
-    let (out, lse) = run_carried::<T, R>(queue, case, &inputs, form, hops);
-    let what = format!("{form:?}, {}, hops {hops:?}", T::DTYPE);
+    let (out, lse) = run_at_once::<T, R, _>(queue, case, &inputs, kernel, true);
+    check(&format!("{kernel:?}, {}", T::DTYPE), case, &exact(case, &inputs), &out, lse.as_deref());
+}
+
+/// [`verify_carried`], for one kernel.
+#[track_caller]
+pub fn verify_in_hops<T: Element, R: Rig, K: OnGpu<T, R> + core::fmt::Debug>(
+    case: &Case,
+    kernel: &K,
+    hops: &[Range<usize>],
+) {
+    let Some(queue) = R::queue(case.seed()) else { return };
+    let inputs = case.inputs::<T>();
+    let (out, lse) = run_in_hops::<T, R, _>(queue, case, &inputs, kernel, hops);
+    let what = format!("{kernel:?}, {}, hops {hops:?}", T::DTYPE);
     check(&what, case, &exact(case, &inputs), &out, lse.as_deref());
 }
 
@@ -170,10 +291,10 @@ pub fn lengths_round_the_borders_of_tiles<T: Half, R: Rig>(kernel: Kernel) {
     const KEYS: [usize; 19] =
         [1, 79, 80, 81, 96, 97, 111, 112, 113, 127, 128, 129, 160, 175, 176, 177, 255, 300, 353];
     for (i, keys) in KEYS.into_iter().enumerate() {
-        verify::<T, R>(&Case::new(QUERIES[i % QUERIES.len()], keys, kernel.head_dim), kernel.form);
+        verify::<T, R>(&Case::new(QUERIES[i % QUERIES.len()], keys, kernel.head_dim), kernel);
     }
     for (queries, keys) in [(1, 353), (257, 1), (193, 177), (129, 113)] {
-        verify::<T, R>(&Case::new(queries, keys, kernel.head_dim), kernel.form);
+        verify::<T, R>(&Case::new(queries, keys, kernel.head_dim), kernel);
     }
 }
 
@@ -205,7 +326,7 @@ pub fn bands_of_every_kind<T: Half, R: Rig>(kernel: Kernel) {
             case.band(-FAR, -FAR),
             case.band(FAR, FAR),
         ] {
-            verify::<T, R>(&case, kernel.form);
+            verify::<T, R>(&case, kernel);
         }
     }
 }
@@ -214,8 +335,8 @@ pub fn bands_of_every_kind<T: Half, R: Rig>(kernel: Kernel) {
 pub fn heads_share_keys<T: Half, R: Rig>(kernel: Kernel) {
     let case = Case::new(70, 150, kernel.head_dim);
     for (heads, kv_heads) in [(6, 6), (6, 2), (5, 1)] {
-        verify::<T, R>(&case.heads(2, heads, kv_heads), kernel.form);
-        verify::<T, R>(&Case { seq_q: 210, ..case }.causal().heads(2, heads, kv_heads), kernel.form);
+        verify::<T, R>(&case.heads(2, heads, kv_heads), kernel);
+        verify::<T, R>(&Case { seq_q: 210, ..case }.causal().heads(2, heads, kv_heads), kernel);
     }
 }
 
@@ -223,10 +344,10 @@ pub fn heads_share_keys<T: Half, R: Rig>(kernel: Kernel) {
 pub fn padding_reaches_nobody<T: Half, R: Rig>(kernel: Kernel) {
     for lengths in [&[0, 1, 300, 128], &[80, 176, 175, 7], &[299, 112, i32::MAX, i32::MIN]] {
         let case = Case { lengths: Some(lengths), ..Case::new(100, 300, kernel.head_dim).heads(4, 2, 1) };
-        verify::<T, R>(&case, kernel.form);
-        verify::<T, R>(&case.causal(), kernel.form);
-        verify::<T, R>(&case.band(-40, 60), kernel.form);
-        verify_carried::<T, R>(&case, kernel.form, &[0..100, 100..300]);
+        verify::<T, R>(&case, kernel);
+        verify::<T, R>(&case.causal(), kernel);
+        verify::<T, R>(&case.band(-40, 60), kernel);
+        verify_carried::<T, R>(&case, kernel, &[0..100, 100..300]);
     }
 }
 
@@ -248,9 +369,52 @@ pub fn lengths_cross_to_the_device<T: Half, R: Rig>(kernel: Kernel) {
     for case in [few, many, whole] {
         let (Some(queue), Some(other)) = (R::queue(1), R::queue(1)) else { return };
         let inputs = case.inputs::<T>();
-        let there = run::<T, R>(queue, &case, &inputs, kernel.form);
-        assert_eq!(run_masked::<T, R>(other, &case, &inputs, kernel.form), there, "{case:?}");
+        let there = run::<T, R>(queue, &case, &inputs, kernel);
+        assert_eq!(run_masked::<T, R>(other, &case, &inputs, kernel), there, "{case:?}");
     }
+}
+
+/// Segments: packed documents as long as some tiles, shorter, longer; in no order; none in common. Alone, with a band, with
+/// lengths, on a state; on the host as on the device.
+pub fn segments_of_every_kind<T: Half, R: Rig>(kernel: Kernel) {
+    let case = Case::new(200, 300, kernel.head_dim).heads(2, 2, 1);
+    for segments in [
+        Segments::Packed(50),
+        Segments::Packed(128),
+        Segments::Packed(1000),
+        Segments::Scattered(3),
+        Segments::Apart,
+    ] {
+        let case = Case { segments: Some(segments), ..case };
+        verify::<T, R>(&case, kernel);
+        verify::<T, R>(&case.causal(), kernel);
+        verify_carried::<T, R>(&case, kernel, &[100..300, 0..100]);
+    }
+    let case = Case { segments: Some(Segments::Packed(130)), ..case };
+    verify::<T, R>(&Case { lengths: Some(&[1, 290]), ..case }, kernel);
+    verify::<T, R>(&Case { lengths: Some(&[170, 0]), ..case }.band(-40, 60), kernel);
+    let (Some(queue), Some(other)) = (R::queue(1), R::queue(1)) else { return };
+    let inputs = case.inputs::<T>();
+    let there = run::<T, R>(queue, &case, &inputs, kernel);
+    assert_eq!(run_masked::<T, R>(other, &case, &inputs, kernel), there, "{case:?}");
+}
+
+/// Dense masks: all, nothing, some, whole tiles; one for each head, one for all. Alone and with everything else.
+pub fn dense_masks_of_every_kind<T: Half, R: Rig>(kernel: Kernel) {
+    let case = Case::new(200, 300, kernel.head_dim).heads(2, 2, 1);
+    for dense in
+        [Dense::Scattered, Dense::Shared, Dense::Squares(64), Dense::Squares(192), Dense::All, Dense::Nothing]
+    {
+        let case = Case { dense: Some(dense), ..case };
+        verify::<T, R>(&case, kernel);
+        verify_carried::<T, R>(&case.causal(), kernel, &[0..130, 130..300]);
+    }
+    let case = Case { dense: Some(Dense::Squares(100)), ..case };
+    verify::<T, R>(&Case { lengths: Some(&[130, 300]), ..case }.band(-90, 100), kernel);
+    verify::<T, R>(&Case { segments: Some(Segments::Scattered(2)), ..case }, kernel);
+    let all = Case { segments: Some(Segments::Packed(90)), lengths: Some(&[300, 77]), ..case }.causal();
+    verify::<T, R>(&all, kernel);
+    verify_carried::<T, R>(&all, kernel, &[0..64, 64..300]);
 }
 
 /// Every order of axes, slices of larger tensors; nothing is written outside.
@@ -259,10 +423,10 @@ pub fn any_layout_will_do<T: Half, R: Rig>(kernel: Kernel) {
     for layout in TensorLayout::ALL {
         for place in [Place::dense(layout), Place::sliced(layout)] {
             for lse in [None, Some(place), Some(Place::dense(TensorLayout::Bhsd))] {
-                verify::<T, R>(&Case { place, lse, ..case }, kernel.form);
+                verify::<T, R>(&Case { place, lse, ..case }, kernel);
             }
             let hops = [0..50, 50..90];
-            verify_carried::<T, R>(&Case { place, lse: Some(place), ..case }, kernel.form, &hops);
+            verify_carried::<T, R>(&Case { place, lse: Some(place), ..case }, kernel, &hops);
         }
     }
 }
@@ -270,19 +434,19 @@ pub fn any_layout_will_do<T: Half, R: Rig>(kernel: Kernel) {
 /// Two to four hops are as good as one; so are hops in which nobody attends anything, first, last or in between.
 pub fn hops_carry_the_state<T: Half, R: Rig>(kernel: Kernel) {
     let case = Case::new(200, 300, kernel.head_dim).heads(1, 2, 1);
-    verify_carried::<T, R>(&case, kernel.form, &[0..150, 150..300]);
-    verify_carried::<T, R>(&case, kernel.form, &[200..300, 0..1, 1..129, 129..200]);
+    verify_carried::<T, R>(&case, kernel, &[0..150, 150..300]);
+    verify_carried::<T, R>(&case, kernel, &[200..300, 0..1, 1..129, 129..200]);
     // The blocks of a causal ring, as the last rank and the first one see them.
     let ring = [0..75, 75..150, 150..225, 225..300];
-    verify_carried::<T, R>(&Case { seq_q: 75, ..case }.band(-1000, 225), kernel.form, &ring);
-    verify_carried::<T, R>(&Case { seq_q: 75, ..case }.band(-1000, 0), kernel.form, &ring);
+    verify_carried::<T, R>(&Case { seq_q: 75, ..case }.band(-1000, 225), kernel, &ring);
+    verify_carried::<T, R>(&Case { seq_q: 75, ..case }.band(-1000, 0), kernel, &ring);
     let backwards = [225..300, 150..225, 75..150, 0..75];
-    verify_carried::<T, R>(&Case { seq_q: 75, ..case }.band(-1000, 75), kernel.form, &backwards);
+    verify_carried::<T, R>(&Case { seq_q: 75, ..case }.band(-1000, 75), kernel, &backwards);
     // More queries than keys: some rows never attend anything.
     let tall = Case::new(300, 130, kernel.head_dim).heads(2, 3, 3).causal();
-    verify_carried::<T, R>(&tall, kernel.form, &[100..130, 0..100]);
-    verify_carried::<T, R>(&case.band(-30, 31), kernel.form, &[150..300, 0..150]);
-    verify_carried::<T, R>(&case.band(7, 6), kernel.form, &[0..150, 150..300]);
+    verify_carried::<T, R>(&tall, kernel, &[100..130, 0..100]);
+    verify_carried::<T, R>(&case.band(-30, 31), kernel, &[150..300, 0..150]);
+    verify_carried::<T, R>(&case.band(7, 6), kernel, &[0..150, 150..300]);
 }
 
 /// One hop on a fresh state is the kernel without a state, to the rounding of the last bit.
@@ -292,9 +456,9 @@ pub fn one_hop_is_one_call<T: Half, R: Rig>(kernel: Kernel) {
     let inputs = case.inputs::<T>();
     let exact = exact(&case, &inputs);
     let whole = 0..case.seq_k;
-    let (out, lse) = run_carried::<T, R>(queue, &case, &inputs, kernel.form, &[whole]);
+    let (out, lse) = run_carried::<T, R>(queue, &case, &inputs, kernel, &[whole]);
     check("one hop", &case, &exact, &out, lse.as_deref());
-    let (once, once_lse) = run::<T, R>(other, &case, &inputs, kernel.form);
+    let (once, once_lse) = run::<T, R>(other, &case, &inputs, kernel);
     for (i, (a, b)) in out.iter().zip(&once).enumerate() {
         let difference = f64::from(a.to_f32()) - f64::from(b.to_f32());
         assert!(difference.abs() <= exact.bound[i], "element {i}: {a:?} in one hop, {b:?} in one call");
@@ -309,11 +473,11 @@ pub fn one_hop_is_one_call<T: Half, R: Rig>(kernel: Kernel) {
 pub fn numbers_of_every_size<T: Half, R: Rig>(kernel: Kernel) {
     let case = Case::new(130, 200, kernel.head_dim);
     for scale in [1e-6, 0.1, 3.0, 50.0] {
-        verify::<T, R>(&Case { scale, ..case }, kernel.form);
+        verify::<T, R>(&Case { scale, ..case }, kernel);
     }
     for spread in [1e-3, 20.0, 100.0] {
-        verify::<T, R>(&Case { spread, ..case }, kernel.form);
-        verify_carried::<T, R>(&Case { spread, ..case }.causal(), kernel.form, &[100..200, 0..100]);
+        verify::<T, R>(&Case { spread, ..case }, kernel);
+        verify_carried::<T, R>(&Case { spread, ..case }.causal(), kernel, &[100..200, 0..100]);
     }
 }
 
@@ -336,10 +500,10 @@ pub fn products_of_minus_infinity_weigh_nothing<T: Half, R: Rig>(kernel: Kernel)
     let all = dead(130..200);
     for inputs in [some, all] {
         let exact = exact(&case, &inputs);
-        let (out, lse) = run::<T, R>(queue.clone(), &case, &inputs, kernel.form);
+        let (out, lse) = run::<T, R>(queue.clone(), &case, &inputs, kernel);
         check("products of -inf", &case, &exact, &out, lse.as_deref());
         let hops = [0..64, 64..150, 150..200];
-        let (out, lse) = run_carried::<T, R>(queue.clone(), &case, &inputs, kernel.form, &hops);
+        let (out, lse) = run_carried::<T, R>(queue.clone(), &case, &inputs, kernel, &hops);
         check("products of -inf in hops", &case, &exact, &out, lse.as_deref());
     }
 }
@@ -356,8 +520,8 @@ pub fn a_nan_reaches_who_attends_it<T: Half, R: Rig>(kernel: Kernel) {
     let mut inputs = case.inputs::<T>();
     let clean = inputs_of(&inputs);
     inputs.value[flat(case.key_shape(), [1, 99, 0, 5])] = T::from_f32(f32::NAN);
-    let (out, _) = run::<T, R>(queue.clone(), &case, &inputs, kernel.form);
-    let (fine, _) = run::<T, R>(queue, &case, &clean, kernel.form);
+    let (out, _) = run::<T, R>(queue.clone(), &case, &inputs, kernel);
+    let (fine, _) = run::<T, R>(queue, &case, &clean, kernel);
     let [_, seq, heads, head_dim] = case.query_shape();
     for (i, (out, fine)) in out.iter().zip(&fine).enumerate() {
         let (b, h, c) = (i / (seq * heads * head_dim), i / head_dim % heads, i % head_dim);
@@ -374,7 +538,7 @@ pub fn results_do_not_depend_on_the_order_of_threads<T: Half, R: Rig>(kernel: Ke
     let case = Case::new(200, 190, kernel.head_dim).heads(1, 3, 1).causal();
     let inputs = case.inputs::<T>();
     let queues = (0..3).map_while(R::queue);
-    let runs: Vec<_> = queues.map(|queue| run::<T, R>(queue, &case, &inputs, kernel.form)).collect();
+    let runs: Vec<_> = queues.map(|queue| run::<T, R>(queue, &case, &inputs, kernel)).collect();
     for pair in runs.windows(2) {
         assert_eq!(pair[0], pair[1]);
     }
@@ -410,26 +574,28 @@ pub fn heads_come_in_sections<T: Half, R: Rig>(kernel: Kernel) {
     let kv = KeyValue { key: key.view(), value: value.view() };
     let (query, mask, scale) = (loaded.query.view(), case.band.into(), case.softmax_scale());
     let mut call = AttentionCall { query, kv, mask, scale, out: out.view_mut(), lse: None };
-    FlashSm90::new(kernel.form).forward_with(queue, &mut call, None).unwrap();
+    let mut arena = Arena::<DeviceOf<R>>::default();
+    let scope = arena.open(queue).unwrap();
+    with!(kernel.which, kernel => kernel.forward_with(scope, &mut call, &DeviceMasks::NONE)).unwrap();
     check("sections", &case, &exact(&case, &inputs), &out.read(queue, "out"), None);
 }
 
 /// Much of the above in little time: what a fault planted in the kernel must not survive.
 pub fn a_bit_of_everything<R: Rig>(kernel: Kernel) {
-    let Kernel { head_dim, form } = kernel;
+    let head_dim = kernel.head_dim;
     let case = Case::new(200, 370, head_dim).heads(2, 4, 2);
-    verify::<bf16, R>(&case, form);
+    verify::<bf16, R>(&case, kernel);
     // Enough blocks of keys for each stage of the rings to be used again within a tile.
-    verify::<bf16, R>(&Case::new(130, 720, head_dim), form);
-    verify::<bf16, R>(&case.heads(1, 6, 3).causal(), form);
+    verify::<bf16, R>(&Case::new(130, 720, head_dim), kernel);
+    verify::<bf16, R>(&case.heads(1, 6, 3).causal(), kernel);
     // More heads than the (simulated) cache holds, in sections of unlike size.
-    verify::<bf16, R>(&Case { seq_k: 150, ..case }.heads(1, 10, 5).causal(), form);
+    verify::<bf16, R>(&Case { seq_k: 150, ..case }.heads(1, 10, 5).causal(), kernel);
     let place = Place::sliced(TensorLayout::Bhsd);
-    verify::<bf16, R>(&Case { place, lse: Some(place), ..case }.band(-70, 40), form);
-    verify::<bf16, R>(&Case { lengths: Some(&[0, 100]), spread: 4.0, ..case }, form);
-    verify::<bf16, R>(&Case { lengths: Some(&[81, 300]), ..case }.band(-150, 40), form);
-    verify_carried::<bf16, R>(&case.causal(), form, &[0..185, 185..370]);
+    verify::<bf16, R>(&Case { place, lse: Some(place), ..case }.band(-70, 40), kernel);
+    verify::<bf16, R>(&Case { lengths: Some(&[0, 100]), spread: 4.0, ..case }, kernel);
+    verify::<bf16, R>(&Case { lengths: Some(&[81, 300]), ..case }.band(-150, 40), kernel);
+    verify_carried::<bf16, R>(&case.causal(), kernel, &[0..185, 185..370]);
     // As many rows as fill no whole number of tiles.
     let ragged = Case { place: Place::sliced(TensorLayout::Bhsd), ..case }.heads(1, 3, 1);
-    verify_carried::<bf16, R>(&Case { seq_k: 300, spread: 4.0, ..ragged }, form, &[150..300, 0..150]);
+    verify_carried::<bf16, R>(&Case { seq_k: 300, spread: 4.0, ..ragged }, kernel, &[150..300, 0..150]);
 }

@@ -52,12 +52,12 @@ macro_rules! each_strategy {
 
 /// Makes a test of each named function of `flash`, for one kernel in both element types.
 macro_rules! each_flash {
-    ($rig:ty, $kernel:ident, $head_dim:literal, $form:ident: $($name:ident),* $(,)?) => {
+    ($rig:ty, $kernel:ident, $head_dim:literal, $which:expr; $($name:ident),* $(,)?) => {
         mod $kernel {
             use super::*;
-            use crate::kernels::flash::Kernel;
+            use crate::kernels::flash::{Kernel, Which};
 
-            const KERNEL: Kernel = Kernel { head_dim: $head_dim, form: attn::cuda::FlashForm::$form };
+            const KERNEL: Kernel = Kernel { head_dim: $head_dim, which: $which };
 
             $(mod $name {
                 use super::*;
@@ -79,12 +79,28 @@ macro_rules! each_flash {
 /// Everything, for a rig.
 macro_rules! kernel_tests {
     ($rig:ty) => {
-        kernel_tests!($rig, d64_simple, 64, Simple);
-        kernel_tests!($rig, d64_overlapped, 64, Overlapped);
-        kernel_tests!($rig, d128_simple, 128, Simple);
-        kernel_tests!($rig, d128_overlapped, 128, Overlapped);
-        kernel_tests!($rig, d256_simple, 256, Simple);
-        kernel_tests!($rig, d256_overlapped, 256, Overlapped);
+        kernel_tests!($rig, d64_simple, 64, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!($rig, d64_overlapped, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!($rig, d128_simple, 128, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!($rig, d128_overlapped, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!($rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!($rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        each_flash! { $rig, sdpa, 40, Which::Sdpa;
+            lengths_round_the_borders_of_tiles,
+            bands_of_every_kind,
+            heads_share_keys,
+            padding_reaches_nobody,
+            lengths_cross_to_the_device,
+            segments_of_every_kind,
+            dense_masks_of_every_kind,
+            any_layout_will_do,
+            hops_carry_the_state,
+            one_hop_is_one_call,
+            numbers_of_every_size,
+            products_of_minus_infinity_weigh_nothing,
+            a_nan_reaches_who_attends_it,
+            results_do_not_depend_on_the_order_of_threads,
+        }
 
         each! { $rig, allocation: steady_calls_allocate_nothing }
         each! { $rig, copy:
@@ -121,9 +137,8 @@ macro_rules! kernel_tests {
             strides_that_the_copy_engine_has_no_room_for,
             repeated_and_scattered_elements,
             scales_that_are_not_above_zero,
-            masks_without_a_kernel,
+            masks_that_do_not_fit,
             a_state_of_another_shape,
-            a_state_that_is_no_multiple_of_8_wide,
             copies_between_unlike_tensors,
             foreign_memory,
         }
@@ -167,8 +182,8 @@ macro_rules! kernel_tests {
             }
         }
     };
-    ($rig:ty, $kernel:ident, $head_dim:literal, $form:ident) => {
-        each_flash! { $rig, $kernel, $head_dim, $form:
+    ($rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash! { $rig, $kernel, $head_dim, $which;
             lengths_round_the_borders_of_tiles,
             bands_of_every_kind,
             heads_share_keys,

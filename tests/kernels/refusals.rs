@@ -3,7 +3,7 @@
 use core::ptr::NonNull;
 
 use attn::cuda::raw::{self, RawAttention, RawRows, RawTensor};
-use attn::cuda::{FlashForm, FlashSm90};
+use attn::cuda::{DeviceMasks, FlashForm, FlashSm90};
 use attn::device::Arena;
 use attn::kernel::Band;
 use attn::tensor::TensorLayout;
@@ -79,7 +79,9 @@ fn outcome<R: Rig>(call: Call) -> Option<Result<(), String>> {
         // SAFETY: as above.
         unsafe { View::from_raw_parts(lengths.view().base(), [count, 1, 1, 1], [1; 4]) }
     });
-    let outcome = FlashSm90::AUTO.forward_with(&queue, &mut attention, lengths);
+    let masks = DeviceMasks { key_lengths: lengths, segments: None };
+    let mut arena = Arena::<DeviceOf<R>>::default();
+    let outcome = FlashSm90::AUTO.forward_with(arena.open(&queue).unwrap(), &mut attention, &masks);
     Some(outcome.map_err(|error| error.to_string()))
 }
 
@@ -184,42 +186,52 @@ pub fn scales_that_are_not_above_zero<R: Rig>() {
     refused::<R>(|call| call.scale = f32::NAN, &["NaN is not a finite number"]);
 }
 
-/// Segments and dense masks are refused, at once and on a state; so are key lengths where there is no way for them.
-pub fn masks_without_a_kernel<R: Rig>() {
+/// Masks that do not fit the call, or are given twice.
+pub fn masks_that_do_not_fit<R: Rig>() {
     let Some(queue) = R::queue(0) else { return };
     let mut arena = Arena::<DeviceOf<R>>::default();
     let scope = arena.open(&queue).unwrap();
     let (shape, ids, lengths) = ([1, 10, 4, 64], [0; 10], [3]);
     let query = Tensor::<bf16, DeviceOf<R>>::zeros(&queue, shape).unwrap();
-    let dense = Tensor::<u8, DeviceOf<R>>::zeros(&queue, [1, 1, 10, 10]).unwrap();
+    let dense = Tensor::<u8, DeviceOf<R>>::zeros(&queue, [1, 2, 10, 10]).unwrap();
+    let there = Tensor::<i32, DeviceOf<R>>::zeros(&queue, [1, 10, 1, 1]).unwrap();
     let mut out = Tensor::<bf16, DeviceOf<R>>::zeros(&queue, shape).unwrap();
     let kv = KeyValue { key: query.view(), value: query.view() };
-    let ids = SegmentIds::new(&ids, 10, Run::of(0..10));
-    let segments = Some(BlockSegments { query: ids, key: ids });
+    let side = |seq| SegmentIds::new(&ids[..seq], seq, Run::of(0..seq));
+    let segments = |key| Some(BlockSegments { query: side(10), key: side(key) });
     let key_lengths = Some(KeyLengths::new(&lengths));
-    let full = BlockMask::FULL;
-    for (mask, name) in [
-        (BlockMask { segments, ..full }, "`segments`"),
-        (BlockMask { dense: Some(dense.view()), ..full }, "`dense`"),
-        (BlockMask { key_lengths, segments, ..full }, "`padding+segments`"),
+    let (full, none) = (BlockMask::FULL, DeviceMasks::NONE);
+    let one = there.view().narrow(1, 0, 1).unwrap();
+    for (mask, masks, parts) in [
+        (BlockMask { segments: segments(9), ..full }, none, ["segments", "1 x 10 positions"]),
+        (
+            BlockMask { dense: Some(dense.view()), ..full },
+            none,
+            ["`dense`", "[1, 4, 10, 10], or 1 in place of the 4"],
+        ),
+        (
+            BlockMask { key_lengths, ..full },
+            DeviceMasks { key_lengths: Some(one), ..none },
+            ["key lengths twice", "give them once"],
+        ),
+        (
+            BlockMask { segments: segments(10), ..full },
+            DeviceMasks { segments: Some([there.view(); 2]), ..none },
+            ["segments twice", "give them once"],
+        ),
+        (
+            full,
+            DeviceMasks { segments: Some([there.view(), one]), ..none },
+            ["segments of keys", "[1, 10, 1, 1]"],
+        ),
     ] {
         let mut call =
             AttentionCall { query: query.view(), kv, mask, scale: 1.0, out: out.view_mut(), lse: None };
-        let at_once = FlashSm90::AUTO.forward(scope, &mut call).unwrap_err();
-        let mut state = CarriesState::<_, bf16>::begin(&FlashSm90::AUTO, scope, shape).unwrap();
-        let stepped = FlashSm90::AUTO.step(scope, query.view(), kv, &mask, 1.0, &mut state).unwrap_err();
-        for said in [at_once, stepped].map(|error| error.to_string()) {
-            assert!(
-                said.contains(&format!("the mask {name}: it takes none, causal, window, padding")),
-                "{said}"
-            );
+        let said = FlashSm90::AUTO.forward_with(scope, &mut call, &masks).unwrap_err().to_string();
+        for part in parts {
+            assert!(said.contains(part), "`{said}` does not contain `{part}`");
         }
     }
-    let mask = BlockMask { key_lengths, ..full };
-    let mut call =
-        AttentionCall { query: query.view(), kv, mask, scale: 1.0, out: out.view_mut(), lse: None };
-    let said = FlashSm90::AUTO.forward_with(&queue, &mut call, None).unwrap_err().to_string();
-    assert!(said.contains("in memory of the device, or call `forward`"), "{said}");
 }
 
 /// A state that the caller made, of the wrong shape.
@@ -237,17 +249,6 @@ pub fn a_state_of_another_shape<R: Rig>() {
     let mut state = begin([1, 9, 4, 64]);
     let error = FlashSm90::AUTO.step(scope, query.view(), kv, &BlockMask::FULL, 1.0, &mut state).unwrap_err();
     assert!(error.to_string().contains("`state.output` has shape [1, 9, 4, 64]"), "{error}");
-}
-
-pub fn a_state_that_is_no_multiple_of_8_wide<R: Rig>() {
-    let Some(queue) = R::queue(0) else { return };
-    let mut arena = Arena::<DeviceOf<R>>::default();
-    let scope = arena.open(&queue).unwrap();
-    for head_dim in [4, 6, 12] {
-        let begun = <FlashSm90 as CarriesState<_, bf16>>::begin(&FlashSm90::AUTO, scope, [1, 3, 2, head_dim]);
-        let said = begun.unwrap_err().to_string();
-        assert!(said.contains(&format!("head_dim = {head_dim}: it takes multiples of 8")), "{said}");
-    }
 }
 
 /// Copies take dense tensors of one size; what is wrong with others is said.
@@ -319,7 +320,8 @@ pub fn foreign_memory<R: Rig>() {
     let kv = KeyValue { key: tensor.view(), value: tensor.view() };
     let (query, mask, scale) = (tensor.view(), call.band.into(), call.scale);
     let mut typed = AttentionCall { query, kv, mask, scale, out: again.view_mut(), lse: None };
-    FlashSm90::AUTO.forward_with(&queue, &mut typed, None).unwrap();
+    let mut arena = Arena::<DeviceOf<R>>::default();
+    FlashSm90::AUTO.forward(arena.open(&queue).unwrap(), &mut typed).unwrap();
     assert_eq!(by_address, read(&again));
     let lse = attn::cuda::to_host::<f32, DeviceOf<R>>(&queue, &lse).unwrap();
     assert!(lse.as_slice().iter().all(|lse| lse.is_finite() && *lse != 0.0));

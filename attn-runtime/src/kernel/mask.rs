@@ -193,6 +193,24 @@ impl<'a> SegmentIds<'a> {
         self.ids[batch * self.seq + self.run.start + index * self.run.step]
     }
 
+    /// Whether there are ids of so many positions in so many rows of the batch.
+    pub fn has(&self, batch: usize, seq: usize) -> bool {
+        let last =
+            seq.checked_sub(1).and_then(|last| last.checked_mul(self.run.step)?.checked_add(self.run.start));
+        let row = batch.checked_sub(1).and_then(|row| row.checked_mul(self.seq));
+        match (last, row) {
+            (Some(last), Some(row)) => last < self.seq && row + last < self.ids.len(),
+            _ => true,
+        }
+    }
+
+    /// The segments of the block's first positions in one row of the batch, if they stand side by side.
+    pub fn row(&self, batch: usize, seq: usize) -> Option<&'a [i32]> {
+        let start = batch.checked_mul(self.seq)?.checked_add(self.run.start)?;
+        let ids = self.ids.get(start..start.checked_add(seq)?)?;
+        (self.run.step == 1).then_some(ids)
+    }
+
     /// The smallest and the largest of some.
     fn bounds(&self, batch: usize, indices: &Range<usize>) -> Option<(i32, i32)> {
         let mut ids = indices.clone().map(|index| self.at(batch, index));

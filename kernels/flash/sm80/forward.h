@@ -5,19 +5,19 @@
 // tiles come first. Shared memory holds the queries and one block each of keys and of values: while the keys are multiplied,
 // their values come; while the values are multiplied, the next keys.
 #pragma once
+#include "../pairs.h"
 #include "load.h"
-#include "mask.h"
 #include "output.h"
 #include "products.h"
+#include "runs.h"
 
 namespace attn::flash::sm80 {
 
 template <class Tile>
 struct Forward {
     const Problem& p;
-    const GroupPlace& place;
     const Shared<Tile> shared;
-    // Where this thread's pieces of keys and values come from, of the first row that there is, and go to.
+    // Where this thread's pieces of keys and values come from, of the first block, and go to.
     const uint8_t *key_from, *value_from;
     const SharedAddress key_to, value_to;
     // Where this lane finds rows of matrices.
@@ -29,24 +29,30 @@ struct Forward {
     static ATTN_DEVICE int lane() { return thread_index() & 31; }
     static ATTN_DEVICE int warp_row() { return thread_index() / 32 * 16 * Tile::strips; }
 
-    ATTN_DEVICE Forward(const Problem& problem, const GroupPlace& tile)
+    ATTN_DEVICE Forward(const Problem& problem, const Place& place)
         : p(problem),
-          place(tile),
           shared(shared_base()),
-          key_from(Loader<Tile>::piece(p.key, first_key())),
-          value_from(Loader<Tile>::piece(p.value, first_key())),
+          key_from(first_piece(p.key, place)),
+          value_from(first_piece(p.value, place)),
           key_to(Loader<Tile>::place(shared.key)),
           value_to(Loader<Tile>::place(shared.value)),
           query(shared.query, warp_row() + lane() % 16, lane() / 16),
           key(shared.key, lane() % 8 + lane() / 16 * 8, lane() / 8 % 2),
           value(shared.value, lane() % 16, lane() / 16) {}
 
-    ATTN_DEVICE RowIndex first_key() const {
-        return {place.batch, Loader<Tile>::first_row(), place.head / p.heads_per_kv};
+    ATTN_DEVICE const uint8_t* first_piece(const AttnTensor& tensor, const Place& place) const {
+        return Loader<Tile>::piece(tensor, place.batch, Loader<Tile>::first_row(), place.head / p.heads_per_kv);
+    }
+
+    // The tile, found anew wherever it is needed, so that it takes no registers in the loop.
+    ATTN_DEVICE Place place() const {
+        Place place;
+        place_of<Tile>(p, opaque(0), place);
+        return place;
     }
 
     // The thread's first row of a strip.
-    ATTN_DEVICE int first_row(int strip) const {
+    static ATTN_DEVICE int first_row(const Place& place, int strip) {
         return place.row_block * Tile::rows + warp_row() + 16 * strip + lane() / 4;
     }
 
@@ -63,85 +69,123 @@ struct Forward {
                                                    length - block * Tile::keys);
     }
 
-    // A block of keys, whose keys are on their way. `next`: the block after it, or -1. `Inner`: it is attended by
-    // everybody, as is its neighbour below, which is the next.
-    template <bool Inner>
-    ATTN_DEVICE void step(int block, int next, bool masked, int length) {
+    // Products of keys that their query does not attend become -inf.
+    ATTN_DEVICE void mask(float (&scores)[Tile::keys / 2], int strip, const Place& place, int block, int length) const {
+        const int row = first_row(place, strip);
+        if (is_irregular(p.mask)) {
+            uint32_t allowed[2];
+            read_pairs<Tile>(allowed, p, place, row, block);
+            mask_pairs(scores, allowed);
+        } else {
+            mask_block<Tile>(scores, p, length, row, block);
+        }
+    }
+
+    // Takes the softmax of a strip's products into its output so far, and makes an operand of it.
+    ATTN_DEVICE void weigh(float (&scores)[Tile::keys / 2], uint32_t (&weights)[Tile::keys / 4], int strip) {
+        float correction[2];
+        softmax_block(scores, rows[strip], correction, p.scale_log2);
+        to_operand<typename Tile::Element>(scores, weights);
+        rescale(output[strip], correction);
+    }
+
+    // A block of keys, which are on their way, and whose neighbour below is the next: both are attended by everybody.
+    ATTN_DEVICE void step_inside(int block) {
         float scores[Tile::strips][Tile::keys / 2];
         uint32_t weights[Tile::strips][Tile::keys / 4];
         copy_async_wait<0>();
         // All threads' keys have come, and nobody reads the values before any more.
         block_sync();
-        load_values<!Inner>(block, length);
+        load_values<false>(block, 0);
         copy_async_commit();
         multiply_keys<Tile>(scores, query, key);
         copy_async_wait<0>();
         // All threads' values have come, and nobody reads the keys any more.
         block_sync();
-        if constexpr (Inner) {
-            load_keys<false>(block - 1, length);
-        } else if (next >= 0) {
-            load_keys<true>(next, length);
+        load_keys<false>(block - 1, 0);
+        copy_async_commit();
+#pragma unroll
+        for (int m = 0; m < Tile::strips; ++m) weigh(scores[m], weights[m], m);
+        multiply_values<Tile>(output, weights, value);
+    }
+
+    // Any other block. `run` is the one that it is of; then the one that the next block is of. False if there is none.
+    ATTN_DEVICE bool step(int& block, Run& run) {
+        float scores[Tile::strips][Tile::keys / 2];
+        uint32_t weights[Tile::strips][Tile::keys / 4];
+        const Place tile = place();
+        const int length = key_length(p.mask, tile.batch, p.seq_k), here = block;
+        const bool masked = run.masked;
+        copy_async_wait<0>();
+        block_sync();
+        load_values<true>(block, length);
+        copy_async_commit();
+        multiply_keys<Tile>(scores, query, key);
+        copy_async_wait<0>();
+        block_sync();
+        bool more = true;
+        if (block > run.bottom) {
+            --block;
+        } else {
+            more = Runs<Tile>{p, tile}.next(run);
+            block = run.top;
         }
+        if (more) load_keys<true>(block, length);
         copy_async_commit();
 #pragma unroll
         for (int m = 0; m < Tile::strips; ++m) {
-            if constexpr (!Inner) {
-                if (masked) mask_block<Tile>(scores[m], p, place, length, first_row(m), block);
-            }
-            float correction[2];
-            softmax_block(scores[m], rows[m], correction, p.scale_log2);
-            to_operand<typename Tile::Element>(scores[m], weights[m]);
-            rescale(output[m], correction);
+            if (masked) mask(scores[m], m, tile, here, length);
+            weigh(scores[m], weights[m], m);
         }
         multiply_values<Tile>(output, weights, value);
+        return more;
     }
 
     // All blocks of keys, of which there is one at least. The loop inside, without masks and borders, is the one that
     // counts.
-    ATTN_DEVICE void attend(Walk<Tile>& walk, Run run) {
-        const int length = walk.blocks.length;
-        Loader<Tile>::load_queries(shared.query, p, place);
-        load_keys<true>(run.first, length);
-        copy_async_commit();
-        int block = run.first;
-#pragma unroll 1
-        for (;;) {
+    ATTN_DEVICE void attend(Run run) {
+        int block = run.top;
+        {
+            const Place tile = place();
+            Loader<Tile>::load_queries(shared.query, p, tile);
+            load_keys<true>(block, key_length(p.mask, tile.batch, p.seq_k));
+            copy_async_commit();
+        }
+        do {
             if (!run.masked) {
 #pragma unroll 1
-                for (; block > run.last; --block) step<true>(block, block - 1, false, length);
+                for (; block > run.bottom; --block) step_inside(block);
             }
-            const bool masked = run.masked;
-            int next = block - 1;
-            if (block == run.last) next = walk.next(run) ? run.first : -1;
-            step<false>(block, next, masked, length);
-            if (next < 0) break;
-            block = next;
-        }
+        } while (step(block, run));
         // The last group is empty.
         copy_async_wait<0>();
     }
 
     ATTN_DEVICE void run() {
-        Walk<Tile> walk(p, place);
-        Run first;
-        const bool any = walk.next(first), carried = p.state_max.base != nullptr;
-        // A tile that needs no keys still writes its zeros, unless a state is carried on.
-        if (carried && !any) return;
+        const bool carried = p.state_max.base != nullptr;
+        Run run;
+        {
+            const Place tile = place();
+            const bool any = Runs<Tile>{p, tile}.first(run);
+            // A tile that needs no keys still writes its zeros, unless a state is carried on.
+            if (carried && !any) return;
 #pragma unroll
-        for (int m = 0; m < Tile::strips; ++m) {
-            begin_rows(rows[m], output[m]);
-            if (carried) load_state(p, place, first_row(m), rows[m], output[m]);
+            for (int m = 0; m < Tile::strips; ++m) {
+                begin_rows(rows[m], output[m]);
+                if (carried) load_state<Tile>(p, tile, first_row(tile, m), rows[m], output[m]);
+            }
+            if (any) attend(run);
         }
-        if (any) attend(walk, first);
+        const Place tile = place();
 #pragma unroll
         for (int m = 0; m < Tile::strips; ++m) {
+            const int row = first_row(tile, m);
             join_sums(rows[m]);
             if (carried) {
-                store_state(p, place, first_row(m), rows[m], output[m]);
+                store_state<Tile>(p, tile, row, rows[m], output[m]);
             } else {
-                store_lse(p, place, first_row(m), rows[m]);
-                store_output<Tile>(p, place, first_row(m), rows[m], output[m]);
+                store_lse<Tile>(p, tile, row, rows[m]);
+                store_output<Tile>(p, tile, row, rows[m], output[m]);
             }
         }
     }
@@ -150,9 +194,8 @@ struct Forward {
 template <class Tile>
 ATTN_KERNEL(Tile::threads, Tile::blocks)
 forward(ATTN_GRID_CONSTANT const Problem p) {
-    GroupPlace place;
+    Place place;
     if (!place_of<Tile>(p, 0, place)) return;
-    place.group = p.group;
     Forward<Tile> tile(p, place);
     tile.run();
 }

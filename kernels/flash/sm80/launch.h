@@ -22,34 +22,20 @@ inline bool is_aligned(const AttnAttention& call) {
            (call.state_max.base != nullptr || is_aligned(call.out, call.batch, call.seq_q, call.heads));
 }
 
-// Heads whose queries stand side by side in a tile: all of a key head where one head's would fill no tile. (Masks that look
+// Whether query heads that share their keys share tiles too: where the queries of one would not fill a tile. (Masks that look
 // at heads do not know of such tiles.)
-inline int heads_in_tile(const AttnAttention& call, int rows) {
-    const int group = call.heads / call.kv_heads;
-    return call.seq_q < rows && !is_irregular(call.mask) ? group : 1;
-}
+inline bool packs(const AttnAttention& call, int rows) { return call.seq_q < rows && !is_irregular(call.mask); }
 
 template <class Tile>
 int launch_tile(const AttnAttention& call, void* stream) {
-    const int group = heads_in_tile(call, Tile::rows);
-    if (static_cast<int64_t>(call.seq_q) * group >= static_cast<int64_t>(fast_division_limit) - Tile::rows) {
-        return ATTN_UNSUPPORTED;
-    }
-    // The call whose rows the tiles are cut from.
-    AttnAttention side_by_side = call;
-    side_by_side.seq_q *= group;
-    side_by_side.heads /= group;
     Problem p = {};
-    if (int status = describe_problem(&p, side_by_side, Tile::rows, Tile::banded)) return status;
+    if (int status = describe_problem<Tile>(&p, call, packs(call, Tile::rows))) return status;
     p.query = call.query;
     p.key = call.key;
     p.value = call.value;
     p.out = call.out;
-    p.mask = call.mask;
-    p.group = fast_division(static_cast<uint32_t>(group));
     if (is_irregular(call.mask)) {
         if (int status = launch_cover(call, Tile::rows, Tile::keys, stream)) return status;
-        p.cover = CoverShape::of(call.mask, call.seq_q, call.seq_k, Tile::rows, Tile::keys);
     }
     return launch(forward<Tile>, LaunchShape{p.tiles, Tile::threads, Tile::shared_bytes}, stream, p);
 }

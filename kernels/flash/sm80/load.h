@@ -1,6 +1,6 @@
 // How the threads of a block bring rows into shared memory: each its own pieces, by copies that go on without it.
 #pragma once
-#include "problem.h"
+#include "../epilogue.h"
 #include "tile.h"
 
 namespace attn::flash::sm80 {
@@ -20,9 +20,9 @@ struct Loader {
     static ATTN_DEVICE SharedAddress place(SharedAddress tensor) {
         return tensor + Places<Tile>::of(first_row(), first_piece());
     }
-    static ATTN_DEVICE const uint8_t* piece(const AttnTensor& tensor, const RowIndex& row) {
+    static ATTN_DEVICE const uint8_t* piece(const AttnTensor& tensor, int batch, int seq, int head) {
         return static_cast<const uint8_t*>(tensor.base) +
-               2 * (row.batch * tensor.batch_stride + row.seq * tensor.seq_stride + row.head * tensor.head_stride) +
+               2 * (batch * tensor.batch_stride + seq * tensor.seq_stride + head * tensor.head_stride) +
                16 * first_piece();
     }
 
@@ -46,16 +46,16 @@ struct Loader {
     }
 
     // The queries of a tile; zeros for rows that there are not.
-    static ATTN_DEVICE void load_queries(SharedAddress query, const Problem& p, const GroupPlace& place) {
+    static ATTN_DEVICE void load_queries(SharedAddress query, const Problem& p, const Place& place) {
         const SharedAddress to = Loader::place(query);
 #pragma unroll 1
         for (int row = 0; row < Tile::rows; row += step) {
             const int at = place.row_block * Tile::rows + first_row() + row;
-            const uint8_t* from = piece(p.query, row_index(place, at));
+            const uint8_t* from = piece(p.query, place.batch, query_of<Tile>(p, at), head_of<Tile>(p, place, at));
 #pragma unroll
             for (int column = 0; column < columns; ++column) {
                 copy_async_16(to + row * Tile::row_bytes + column * sharers * 16, from + column * sharers * 16,
-                              at < p.seq_q ? 16 : 0);
+                              at < p.rows ? 16 : 0);
             }
         }
     }

@@ -1,6 +1,7 @@
 // The way of a tile's rows out.
 #pragma once
-#include "problem.h"
+#include "../epilogue.h"
+#include "tile.h"
 
 namespace attn::flash::sm80 {
 
@@ -23,7 +24,7 @@ ATTN_DEVICE void transpose_quad(uint32_t (&words)[4]) {
 // Divides, rounds and stores the thread's two rows. Four lanes share a row: among them they turn 32 columns round, so that
 // each has eight that stand together.
 template <class Tile, int N>
-ATTN_DEVICE void store_output(const Problem& p, const GroupPlace& place, int row, const RowPair& rows,
+ATTN_DEVICE void store_output(const Problem& p, const Place& place, int row, const RowPair& rows,
                               float (&output)[N]) {
     float factor[2];
 #pragma unroll
@@ -32,9 +33,9 @@ ATTN_DEVICE void store_output(const Problem& p, const GroupPlace& place, int row
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
-        const RowIndex index = row_index(place, at);
-        uint16_t* to = static_cast<uint16_t*>(p.out.base) + index.batch * p.out.batch_stride +
-                       index.seq * p.out.seq_stride + index.head * p.out.head_stride + 8 * (thread_index() & 3);
+        uint16_t* to = static_cast<uint16_t*>(p.out.base) + place.batch * p.out.batch_stride +
+                       query_of<Tile>(p, at) * p.out.seq_stride + head_of<Tile>(p, place, at) * p.out.head_stride +
+                       8 * (thread_index() & 3);
 #pragma unroll
         for (int column = 0; column < Tile::head_dim; column += 32) {
             uint32_t words[4];
@@ -44,7 +45,7 @@ ATTN_DEVICE void store_output(const Problem& p, const GroupPlace& place, int row
                 words[i] = pack2<typename Tile::Element>(pair[0], pair[1]);
             }
             transpose_quad(words);
-            if (at < p.seq_q) store_global_16(to + column, words);
+            if (at < p.rows) store_global_16(to + column, words);
         }
     }
 }

@@ -1,8 +1,12 @@
 // The numbers of one flash kernel, fixed when it is compiled, and where things lie in shared memory.
 #pragma once
-#include "attn/device.h"
+#include "../problem.h"
 
 namespace attn::flash::sm80 {
+
+struct Problem : flash::Problem {
+    AttnTensor query, key, value, out;
+};
 
 // Each of `Warps` warps has `Strips` strips of 16 queries; keys and values come in blocks of `Keys`.
 template <class Element_, int HeadDim, int Warps, int Strips, int Keys>
@@ -10,8 +14,9 @@ struct Tile {
     using Element = Element_;
     static constexpr int head_dim = HeadDim, warps = Warps, strips = Strips, keys = Keys;
     static constexpr int threads = 32 * Warps, rows = 16 * Strips * Warps;
-    // A call without a band has one that cuts nothing off.
-    static constexpr bool banded = true;
+    // What a call asks for is asked when it runs: a call without a band has one that cuts nothing off, query heads are packed
+    // where there are few queries.
+    static constexpr bool banded = true, packed = true;
 
     // Rows stand one behind the other, in pieces of 16 bytes.
     static constexpr int row_bytes = HeadDim * 2, pieces = row_bytes / 16;

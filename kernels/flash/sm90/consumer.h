@@ -1,5 +1,7 @@
 // A consumer: one warpgroup, 64 rows of queries.
 #pragma once
+#include "../pairs.h"
+#include "order.h"
 #include "products.h"
 #include "staging.h"
 
@@ -29,7 +31,7 @@ struct Consumer {
         return place.row_block * Tile::rows + 64 * group + 16 * warp + (lane >> 2);
     }
 
-    // Named barriers: 1 to 3 give the turn at the tensor cores, 4 to 6 join a warpgroup.
+    // Named barriers: 1 to 3 give the turn at the tensor cores, 4 to 6 join a warpgroup, 7 joins all consumers.
     ATTN_DEVICE void await_turn() {
         if constexpr (Tile::takes_turns) named_sync(1 + group, 256);
     }
@@ -37,6 +39,7 @@ struct Consumer {
         if constexpr (Tile::takes_turns) named_arrive(1 + (group + 1) % Tile::groups, 256);
     }
     ATTN_DEVICE void join_group() { named_sync(4 + group, 128); }
+    ATTN_DEVICE void join_groups() { named_sync(7, 128 * Tile::groups); }
 
     ATTN_DEVICE void await_keys() const { barrier_wait(shared.key_full + 8 * turn.stage(), turn.parity()); }
     ATTN_DEVICE void release_keys() const {
@@ -60,9 +63,9 @@ struct Consumer {
         multiply_values<Tile>(output, weights, shared.value + of.stage() * Tile::block_bytes);
     }
 
-    // Simple: a whole block.
-    template <bool Masked>
-    ATTN_DEVICE void step_simple(int block, int length, int row) {
+    // Simple: a whole block. `mask` is given its scores.
+    template <class Mask>
+    ATTN_DEVICE void step_simple(const Mask& mask) {
         float correction[2];
         {
             Scores scores;
@@ -71,7 +74,7 @@ struct Consumer {
             wgmma_wait<0>();
             registers_fence(scores);
             release_keys();
-            if constexpr (Masked) mask_block<Tile>(scores, p, length, row, block);
+            mask(scores);
             softmax_block(scores, rows, correction, p.scale_log2);
             to_operand<typename Tile::Element>(scores, weights);
         }
@@ -85,7 +88,8 @@ struct Consumer {
     }
 
     // Overlapped: the first block's exponentials, before the loop.
-    ATTN_DEVICE void enter(int block, int length, int row) {
+    template <class Mask>
+    ATTN_DEVICE void enter(const Mask& mask) {
         Scores scores;
         float correction[2];
         await_keys();
@@ -93,16 +97,16 @@ struct Consumer {
         wgmma_wait<0>();
         registers_fence(scores);
         release_keys();
-        mask_block<Tile>(scores, p, length, row, block);
+        mask(scores);
         softmax_block(scores, rows, correction, p.scale_log2);
         to_operand<typename Tile::Element>(scores, weights);
-        if constexpr (Tile::carried) rescale(output, correction);
+        if constexpr (Tile::may_carry) rescale(output, correction);
         ++turn.count;
     }
 
     // Overlapped: the scores and exponentials of a block, while the values of the block before are added.
-    template <bool Masked>
-    ATTN_DEVICE void step_overlapped(int block, int length, int row) {
+    template <class Mask>
+    ATTN_DEVICE void step_overlapped(const Mask& mask) {
         Scores scores;
         float correction[2];
         await_keys();
@@ -114,7 +118,7 @@ struct Consumer {
         wgmma_wait<1>();
         registers_fence(scores);
         release_keys();
-        if constexpr (Masked) mask_block<Tile>(scores, p, length, row, block);
+        mask(scores);
         softmax_block(scores, rows, correction, p.scale_log2);
         pin_before_wait(shared.scratch, rows.sum[0], rows.sum[1]);
         wgmma_wait<0>();
@@ -136,19 +140,23 @@ struct Consumer {
 
     template <bool Masked>
     ATTN_DEVICE void step(int block, int length, int row) {
+        const auto mask = [&](Scores& scores) {
+            if constexpr (Masked) mask_block<Tile>(scores, p, length, row, block);
+        };
         if constexpr (Tile::overlapped) {
-            step_overlapped<Masked>(block, length, row);
+            step_overlapped(mask);
         } else {
-            step_simple<Masked>(block, length, row);
+            step_simple(mask);
         }
     }
 
     // Three loops, since a branch on the mask inside one would keep the compiler from overlapping anything: blocks at
     // the upper edge of the band, inside it, at the lower edge.
-    ATTN_DEVICE void attend(const KeyBlocks& blocks, int row) {
+    ATTN_DEVICE void attend(const KeyBlocks& blocks, const Place& place) {
+        const int row = first_row(place);
         int block = blocks.top;
         if constexpr (Tile::overlapped) {
-            enter(block, blocks.length, row);
+            enter([&](Scores& scores) { mask_block<Tile>(scores, p, blocks.length, row, block); });
         } else {
             step<true>(block, blocks.length, row);
         }
@@ -166,6 +174,30 @@ struct Consumer {
         for (; block >= blocks.bottom; --block) step<Tile::banded>(block, blocks.length, row);
     }
 
+    // Two loops, along the cover: blocks that are masked pair by pair, then those that need no mask.
+    ATTN_DEVICE void attend(const CoverCounts& blocks, const Place& place) {
+        int partial = blocks.partial, full = blocks.full;
+        CoverWalk walk;
+        uint32_t allowed[2] = {~0u, ~0u};
+        // Found anew for each block: what it is made of would take registers beside the products.
+        const auto read_next = [&] {
+            const Place here = {opaque(place.row_block), opaque(place.head), opaque(place.batch)};
+            const int block = walk.next(CoverRow::of<Tile>(p, here), Cover::Partial);
+            read_pairs<Tile>(allowed, p, here, first_row(here), block);
+        };
+        const auto mask = [&](Scores& scores) { mask_pairs(scores, allowed); };
+        if (partial > 0) read_next();
+        enter(mask);
+        (partial > 0 ? partial : full) -= 1;
+#pragma unroll 1
+        for (; partial > 0; --partial) {
+            read_next();
+            step_overlapped(mask);
+        }
+#pragma unroll 1
+        for (; full > 0; --full) step_overlapped([](Scores&) {});
+    }
+
     ATTN_DEVICE void release_query() {
         if (speaks()) barrier_arrive(shared.query_empty);
     }
@@ -181,9 +213,28 @@ struct Consumer {
         if (speaks()) {
 #pragma unroll
             for (int slab = 0; slab < Tile::slabs; ++slab) {
-                const SharedAddress from =
-                    shared.output + (slab * Tile::rows + 64 * group) * Tile::row_bytes;
+                const SharedAddress from = shared.output + (slab * Tile::rows + 64 * group) * Tile::row_bytes;
                 tma_store(out, from, 0, place.row_block * Tile::rows + 64 * group, slab, place.head, place.batch);
+            }
+            tma_store_commit();
+            if constexpr (!Tile::own_output) tma_store_wait_read<0>();
+        }
+    }
+
+    // The same where rows are those of several heads: they end anywhere in a warpgroup's 64, so one thread stores those of
+    // all warpgroups, in one box for each slab.
+    ATTN_DEVICE void write_packed_output(const Place& place) {
+        const bool stores = speaks() && group == 0;
+        if (stores) tma_store_wait_read<0>();
+        join_groups();
+        stage_output<Tile>(shared.output, group, rows, output);
+        fence_proxy_async();
+        join_groups();
+        if (stores) {
+#pragma unroll
+            for (int slab = 0; slab < Tile::slabs; ++slab) {
+                tma_store(out, shared.output + slab * Tile::rows * Tile::row_bytes, slab * Tile::slab_columns, 0, 0,
+                          place.head, place.batch);
             }
             tma_store_commit();
             if constexpr (!Tile::own_output) tma_store_wait_read<0>();
@@ -201,15 +252,20 @@ struct Consumer {
         for (int round = 0; round < rounds; ++round) {
             Place place;
             if (!place_of<Tile>(p, round, place)) continue;
-            const KeyBlocks blocks = key_blocks<Tile>(p, place);
-            if (is_idle<Tile>(blocks)) continue;
+            const auto blocks = blocks_of<Tile>(p, place);
+            const bool any = has_any(blocks);
+            if (carries<Tile>(p) && !any) continue;
             begin_rows(rows, output);
-            if constexpr (Tile::carried) load_state(p, place, first_row(place), rows, output);
+            if constexpr (Tile::may_carry) {
+                if (carries<Tile>(p)) load_state<Tile>(p, place, first_row(place), rows, output);
+            }
             barrier_wait(shared.query_full, query_parity);
             query_parity ^= 1;
-            const bool any = blocks.bottom <= blocks.top;
+            // To the compiler each lane has read the cover by itself. Only where a barrier joins them again does it compute
+            // once what is the same for all.
+            if constexpr (Tile::irregular) join_group();
             if (any) {
-                attend(blocks, first_row(place));
+                attend(blocks, place);
             } else {
                 // The products would have joined the warpgroup: without any, a thread that is slow to look at the
                 // barrier could find it a phase further, once the queries are released, and wait for ever.
@@ -225,11 +281,15 @@ struct Consumer {
                 if (any) leave();
             }
             join_sums(rows);
-            if constexpr (Tile::carried) {
-                store_state(p, place, row, rows, output);
+            if (carries<Tile>(p)) {
+                store_state<Tile>(p, place, row, rows, output);
             } else {
-                store_lse(p, place, row, rows);
-                write_output(place);
+                store_lse<Tile>(p, place, row, rows);
+                if constexpr (Tile::packed) {
+                    write_packed_output(place);
+                } else if constexpr (!Tile::carried) {
+                    write_output(place);
+                }
             }
             if constexpr (!early) release_query();
         }

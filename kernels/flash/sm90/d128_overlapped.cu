@@ -3,7 +3,7 @@
 namespace attn::flash::sm90 {
 
 int launch_d128_overlapped(const AttnAttention& call, void* stream) {
-    return launch_form<128, 128, 176, 128, 176, Form::Overlapped>(call, stream);
+    return launch_overlapped<128, 128, 176, 128>(call, stream);
 }
 
 }  // namespace attn::flash::sm90

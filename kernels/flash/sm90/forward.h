@@ -18,7 +18,7 @@ forward(ATTN_GRID_CONSTANT const TensorMap query, ATTN_GRID_CONSTANT const Tenso
         tma_prefetch(query);
         tma_prefetch(key);
         tma_prefetch(value);
-        if constexpr (!Tile::carried) tma_prefetch(out);
+        if (!carries<Tile>(p)) tma_prefetch(out);
         barrier_init(shared.query_full, 1);
         barrier_init(shared.query_empty, Tile::groups);
         for (int stage = 0; stage < Tile::stages; ++stage) {

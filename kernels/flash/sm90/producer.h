@@ -1,7 +1,6 @@
 // The producer: one warp that keeps the copy engine busy.
 #pragma once
-#include "../problem.h"
-#include "tile.h"
+#include "order.h"
 
 namespace attn::flash::sm90 {
 
@@ -31,11 +30,26 @@ struct Producer {
     ATTN_DEVICE void load_query(const Place& place) {
         if (issues()) {
             barrier_wait(shared.query_empty, query_parity);
-            barrier_expect(shared.query_full, Tile::query_bytes);
-            tma_load(shared.query, query, shared.query_full, 0, place.row_block * Tile::rows, 0, place.head,
-                     place.batch, evict_first);
+            if constexpr (Tile::packed) {
+                load_packed_query(place);
+            } else {
+                barrier_expect(shared.query_full, Tile::query_bytes);
+                tma_load(shared.query, query, shared.query_full, 0, place.row_block * Tile::rows, 0, place.head,
+                         place.batch, evict_first);
+            }
         }
         query_parity ^= 1;
+    }
+
+    // The map has an axis for the heads of a group in the place of that for slabs. Its box is the tile's rows that there
+    // are; what stands in the others does not matter.
+    ATTN_DEVICE void load_packed_query(const Place& place) {
+        barrier_expect(shared.query_full, p.rows * Tile::row_bytes * Tile::slabs);
+#pragma unroll 1
+        for (int slab = 0; slab < Tile::slabs; ++slab) {
+            tma_load(shared.query + slab * Tile::rows * Tile::row_bytes, query, shared.query_full,
+                     slab * Tile::slab_columns, 0, 0, place.head, place.batch, evict_first);
+        }
     }
 
     ATTN_DEVICE void load_keys(int block, int kv_head, int batch) {
@@ -86,28 +100,29 @@ struct Producer {
         warp_sync();
     }
 
-    // Blocks come from the last one down, so that the masked ones of a causal band come first. Values follow one block
-    // behind the keys, as they are needed.
+    // Values follow one block behind the keys, as they are needed.
     ATTN_DEVICE void run() {
 #pragma unroll 1
         for (int round = 0; round < rounds_of(p); ++round) {
             Place place;
             if (!place_of<Tile>(p, round, place)) continue;
-            const KeyBlocks blocks = key_blocks<Tile>(p, place);
-            if (is_idle<Tile>(blocks)) continue;
+            auto order = order_of<Tile>(p, place);
+            int block = order.next();
+            if (block < 0 && carries<Tile>(p)) continue;
             // Keeps the lanes that only help with padding from running ahead.
             warp_sync();
             const int kv_head = place.head / p.heads_per_kv, batch = place.batch;
-            const bool any = blocks.bottom <= blocks.top;
-            if (any) load_keys(blocks.top, kv_head, batch);
+            const int length = key_length(p.mask, batch, p.seq_k);
+            if (block >= 0) load_keys(block, kv_head, batch);
             load_query(place);
-            if (!any) continue;
+            if (block < 0) continue;
 #pragma unroll 1
-            for (int block = blocks.top - 1; block >= blocks.bottom; --block) {
-                load_keys(block, kv_head, batch);
-                load_values({turn.count - 2}, block + 1, kv_head, batch, blocks.length);
+            for (int after = order.next(); after >= 0; after = order.next()) {
+                load_keys(after, kv_head, batch);
+                load_values({turn.count - 2}, block, kv_head, batch, length);
+                block = after;
             }
-            load_values({turn.count - 1}, blocks.bottom, kv_head, batch, blocks.length);
+            load_values({turn.count - 1}, block, kv_head, batch, length);
         }
         drain();
     }

@@ -1,8 +1,8 @@
 // The two products of attention on the tensor cores.
 //
-// Both take tensors from shared memory just as the copy engine has laid them, under its 128-byte swizzle: slabs of 64
-// columns, in which 8 rows of 128 bytes are one unit of 1024 bytes. A descriptor (PTX ISA, "matrix descriptor")
-// tells where such a matrix starts and how far apart its units are.
+// Both take tensors from shared memory just as the copy engine has laid them: slabs of columns whose rows are as long
+// as its swizzle, in which 8 rows are one unit. A descriptor (PTX ISA, "matrix descriptor") tells where such a matrix
+// starts, how far apart its units are, and which swizzle it is under.
 #pragma once
 #include "tile.h"
 
@@ -12,20 +12,23 @@ namespace attn::flash::sm90 {
 ATTN_DEVICE uint64_t described(uint32_t bytes) { return (bytes & 0x3FFFF) >> 4; }
 
 // `leading`: from one slab of columns to the next, where the columns are the contiguous axis that the product does not
-// sum over. `stride`: from one unit of 8 rows to the next.
-ATTN_DEVICE uint64_t descriptor(SharedAddress start, uint32_t leading, uint32_t stride) {
-    constexpr uint64_t swizzle_128_bytes = 1ull << 62;
-    return described(start) | described(leading) << 16 | described(stride) << 32 | swizzle_128_bytes;
+// sum over. From one unit of 8 rows to the next it is as far as a unit is long.
+template <class Tile>
+ATTN_DEVICE uint64_t descriptor(SharedAddress start, uint32_t leading) {
+    constexpr uint32_t unit_bytes = 8 * Tile::row_bytes;
+    constexpr uint64_t swizzle = Tile::row_bytes == 128 ? 1 : 2;
+    static_assert(Tile::row_bytes == 128 || Tile::row_bytes == 64, "swizzles of 128 and 64 bytes have these numbers");
+    return described(start) | described(leading) << 16 | described(unit_bytes) << 32 | swizzle << 62;
 }
 
-constexpr int unit_bytes = 8 * 128;
 // Elements that one instruction sums over, and the bytes that they take in a row.
-constexpr int depth = 16, depth_bytes = 2 * depth, depths_per_slab = 128 / depth_bytes;
+constexpr int depth = 16, depth_bytes = 2 * depth;
 
 // scores[64][keys] = Q K^T: both with the summed axis, head_dim, contiguous.
 template <class Tile>
 ATTN_DEVICE void multiply_keys(float (&scores)[Tile::keys / 2], SharedAddress query, SharedAddress key) {
-    const uint64_t a = descriptor(query, 16, unit_bytes), b = descriptor(key, 16, unit_bytes);
+    const uint64_t a = descriptor<Tile>(query, 16), b = descriptor<Tile>(key, 16);
+    constexpr int depths_per_slab = Tile::row_bytes / depth_bytes;
     constexpr int query_slab = Tile::rows * Tile::row_bytes, key_slab = Tile::keys * Tile::row_bytes;
     registers_fence(scores);
     wgmma_fence();
@@ -42,7 +45,7 @@ ATTN_DEVICE void multiply_keys(float (&scores)[Tile::keys / 2], SharedAddress qu
 template <class Tile>
 ATTN_DEVICE void multiply_values(float (&output)[Tile::head_dim / 2], const uint32_t (&weights)[Tile::keys / 4],
                                  SharedAddress value) {
-    const uint64_t b = descriptor(value, Tile::keys * Tile::row_bytes, unit_bytes);
+    const uint64_t b = descriptor<Tile>(value, Tile::keys * Tile::row_bytes);
     registers_fence(output);
     wgmma_fence();
 #pragma unroll

@@ -24,7 +24,7 @@ enum AttnStatus {
     ATTN_SIM_FAULT = -4,
 };
 
-// F32: attn_sdpa and the state of its calls alone.
+// F32: attn_sdpa and attn_state_finish alone.
 enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2 };
 
 // How the flash kernel's consumer warpgroups work: AUTO asks the table of shapes; SIMPLE runs one product after the
@@ -84,10 +84,11 @@ typedef struct AttnAttention {
     int32_t reserved;
 } AttnAttention;
 
-// For compute capability 9.0.
+// For compute capability 9.0; for 8.0 and later.
 int attn_flash_sm90(const AttnAttention* call, void* stream);
-// For compute capability 8.0 and all after it.
 int attn_flash_sm80(const AttnAttention* call, void* stream);
+// Without tensor cores, also for F32: any head_dim, any alignment of whole elements.
+int attn_sdpa(const AttnAttention* call, void* stream);
 
 // The carried state of flash: begin marks every row as having attended nothing; finish divides, casts, and writes
 // `out` and, if lse.base is not null, the natural log-sum-exp, state_max * ln(2) + ln(state_sum).

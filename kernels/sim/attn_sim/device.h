@@ -119,6 +119,10 @@ void registers_fence(float (&)[N]) {}
 
 struct Bf16 {};
 struct F16 {};
+struct F32 {};
+
+template <class T>
+using Stored = std::conditional_t<std::is_same_v<T, F32>, float, uint16_t>;
 
 namespace sim {
 
@@ -172,6 +176,9 @@ struct Wgmma {
 
 inline int opaque(int value) { return value; }
 
+inline int count_bits(uint32_t bits) { return __builtin_popcount(bits); }
+inline int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
+
 inline float exp2_approx(float x) { return exp2f(x); }
 inline float natural_log(float x) { return logf(x); }
 
@@ -183,6 +190,28 @@ uint32_t pack2(float lo, float hi) {
     } else {
         return sim::f16_from_float(lo) | static_cast<uint32_t>(sim::f16_from_float(hi)) << 16;
     }
+}
+
+template <class T>
+float widen(Stored<T> stored) {
+    if constexpr (std::is_same_v<T, Bf16>) return sim::bf16_to_float(stored);
+    if constexpr (std::is_same_v<T, F16>) return sim::f16_to_float(stored);
+    if constexpr (std::is_same_v<T, F32>) return stored;
+}
+
+template <class T>
+Stored<T> narrow(float value) {
+    if constexpr (std::is_same_v<T, F32>) {
+        return value;
+    } else {
+        return static_cast<uint16_t>(pack2<T>(value, 0.0f));
+    }
+}
+
+inline int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
+
+inline float float_of_lane(float value, int lane) {
+    return sim::float_of(value_of_lane(sim::bits_of(value), lane));
 }
 
 inline void load_global_16(const void* address, uint32_t (&value)[4]) {

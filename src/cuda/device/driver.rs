@@ -5,6 +5,7 @@ use cudarc::driver::{DriverError, result, sys};
 use libloading::Library;
 use std::sync::OnceLock;
 
+use crate::cuda::architecture::Architecture;
 use crate::cuda::loader::told;
 
 /// The driver's names, as its installer and as distributions give them.
@@ -105,7 +106,7 @@ fn describe(ordinal: i32) -> Result<DeviceInfo> {
         name,
         compute_capability,
         memory_bytes: memory as u64,
-        supported: compute_capability == super::CAPABILITY,
+        supported: Architecture::Ampere.is_of(compute_capability),
     })
 }
 

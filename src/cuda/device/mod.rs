@@ -23,12 +23,9 @@ use attn_runtime::{Device, Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::abi::Launchers;
+use super::copy;
 use super::launches::{Backend, GpuQueue, Witness};
-use super::{copy, layout};
 use queue::CudaMark;
-
-/// What the kernels are compiled for. Their code runs on no other compute capability, newer ones included.
-const CAPABILITY: (u32, u32) = (9, 0);
 
 /// An NVIDIA GPU.
 ///
@@ -147,13 +144,8 @@ impl Backend for Cuda {
         queue.label()
     }
 
-    fn supports(queue: &CudaQueue, kernel: &'static str) -> Result<()> {
-        if queue.compute_capability() == CAPABILITY {
-            return Ok(());
-        }
-        let (major, minor) = queue.compute_capability();
-        let what = format!("compute capability {major}.{minor} ({}, {})", queue.name(), queue.label());
-        Err(layout::unsupported(kernel, what, "it is compiled for 9.0 (H100, H200)"))
+    fn capability(queue: &CudaQueue) -> (u32, u32) {
+        queue.compute_capability()
     }
 
     fn elsewhere(queue: &CudaQueue, address: *const c_void) -> Option<String> {

@@ -24,6 +24,7 @@ use attn_runtime::device::Scope;
 use attn_runtime::{Error, Result};
 
 use super::abi::{self, ExchangeReport};
+use super::architecture::{Architecture, supports};
 use super::launches::{Launches, launch};
 use boxes::Boxes;
 use seat::Seat;
@@ -182,7 +183,7 @@ impl<D: Launches> Direct<D> {
     /// As [`exchange_boxes`](Self::exchange_boxes).
     unsafe fn post(&self, queue: &D::Queue, boxes: &Boxes, peers: u32, operation: Operation) -> Result<()> {
         self.check()?;
-        D::supports(queue, "exchange")?;
+        supports::<D>(queue, "exchange", Architecture::Ampere)?;
         let call = abi::Exchange {
             group: self.group(),
             outgoing: boxes.outgoing().as_ptr(),

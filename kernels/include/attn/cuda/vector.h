@@ -4,9 +4,21 @@
 
 namespace attn {
 
-// Element types. Sixteen bits in memory, floats in registers.
+// Element types. In registers all are floats; in memory they are `Stored`.
 struct Bf16 {};
 struct F16 {};
+struct F32 {};
+
+template <class T>
+struct StoredAs {
+    using Type = uint16_t;
+};
+template <>
+struct StoredAs<F32> {
+    using Type = float;
+};
+template <class T>
+using Stored = typename StoredAs<T>::Type;
 
 template <class T>
 ATTN_DEVICE uint32_t pack2(float lo, float hi);
@@ -23,6 +35,34 @@ ATTN_DEVICE uint32_t pack2<F16>(float lo, float hi) {
     uint32_t pair;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(hi), "f"(lo));
     return pair;
+}
+
+// One element, exactly.
+template <class T>
+ATTN_DEVICE float widen(Stored<T> stored);
+template <>
+ATTN_DEVICE float widen<Bf16>(uint16_t stored) {
+    return __uint_as_float(static_cast<uint32_t>(stored) << 16);
+}
+template <>
+ATTN_DEVICE float widen<F16>(uint16_t stored) {
+    float value;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(stored));
+    return value;
+}
+template <>
+ATTN_DEVICE float widen<F32>(float stored) {
+    return stored;
+}
+
+// One element, rounded to nearest, ties to even.
+template <class T>
+ATTN_DEVICE Stored<T> narrow(float value) {
+    return static_cast<uint16_t>(pack2<T>(value, 0.0f));
+}
+template <>
+ATTN_DEVICE float narrow<F32>(float value) {
+    return value;
 }
 
 // The same value, of which the compiler knows nothing: what follows from it is computed anew, not kept.
@@ -46,8 +86,17 @@ ATTN_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0x
 // The value of another lane. All lanes of the warp take part.
 ATTN_DEVICE uint32_t value_of_lane(uint32_t value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
 
+ATTN_DEVICE float float_of_lane(float value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
+
+// The number of the lowest bit that is set; there is one.
+ATTN_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
+
 // For which lanes it holds, a bit for each. All lanes of the warp take part.
 ATTN_DEVICE uint32_t ballot(bool holds) { return __ballot_sync(0xffffffffu, holds); }
+
+// How many bits are set, and which is the lowest of them (not of 0).
+ATTN_DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
+ATTN_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
 ATTN_DEVICE void load_global_16(const void* from, uint32_t (&value)[4]) {
     asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"

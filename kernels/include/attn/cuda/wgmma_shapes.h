@@ -4,6 +4,39 @@
 
 namespace attn {
 
+#define ATTN_WGMMA_32(ELEMENT, TYPE)                                                                                  \
+template <int TransB>                                                                                                 \
+struct Wgmma<ELEMENT, 32, TransB> {                                                                                   \
+    static ATTN_DEVICE void ss(float (&d)[16], uint64_t a, uint64_t b, bool accumulate) {                             \
+        asm volatile(                                                                                                 \
+            "{\n.reg .pred accumulate;\n"                                                                             \
+            "setp.ne.b32 accumulate, %18, 0;\n"                                                                       \
+            "wgmma.mma_async.sync.aligned.m64n32k16.f32." TYPE "." TYPE " {"                                          \
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15 "                                   \
+            "}, %16, %17, accumulate, 1, 1, 0, %19;\n}\n"                                                             \
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),                     \
+              "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]),                              \
+              "+f"(d[13]), "+f"(d[14]), "+f"(d[15])                                                                   \
+            : "l"(a), "l"(b), "r"(static_cast<int>(accumulate)), "n"(TransB));                                        \
+    }                                                                                                                 \
+    static ATTN_DEVICE void rs(float (&d)[16], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b,        \
+                bool accumulate) {                                                                                    \
+        asm volatile(                                                                                                 \
+            "{\n.reg .pred accumulate;\n"                                                                             \
+            "setp.ne.b32 accumulate, %21, 0;\n"                                                                       \
+            "wgmma.mma_async.sync.aligned.m64n32k16.f32." TYPE "." TYPE " {"                                          \
+            "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15 "                                   \
+            "}, {%16, %17, %18, %19}, %20, accumulate, 1, 1, %22;\n}\n"                                               \
+            : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]),                     \
+              "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]),                              \
+              "+f"(d[13]), "+f"(d[14]), "+f"(d[15])                                                                   \
+            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "l"(b), "r"(static_cast<int>(accumulate)), "n"(TransB));            \
+    }                                                                                                                 \
+};
+ATTN_WGMMA_32(Bf16, "bf16")
+ATTN_WGMMA_32(F16, "f16")
+#undef ATTN_WGMMA_32
+
 #define ATTN_WGMMA_64(ELEMENT, TYPE)                                                                                  \
 template <int TransB>                                                                                                 \
 struct Wgmma<ELEMENT, 64, TransB> {                                                                                   \

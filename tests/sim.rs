@@ -28,36 +28,35 @@ static ALLOCATOR: support::counting::Counting = support::counting::Counting;
 /// What must find a fault planted in one of the kernels; `scripts/mutate-kernels` runs these.
 mod mutants {
     use super::*;
-    use crate::kernels::flash::{Kernel, Which, a_bit_of_everything};
+    use crate::kernels::flash::{
+        Kernel, Which, a_bit_of_everything, a_bit_of_irregular_masks, a_bit_of_shared_tiles,
+    };
     use attn::cuda::FlashForm::{Overlapped, Simple};
 
-    #[test]
-    fn d64_simple() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 64, which: Which::Sm90(Simple) });
+    macro_rules! bits {
+        ($($name:ident: $bit:ident, $head_dim:literal, $form:ident;)*) => {$(
+            #[test]
+            fn $name() {
+                $bit::<Simulator>(Kernel { head_dim: $head_dim, which: Which::Sm90($form) });
+            }
+        )*};
     }
 
-    #[test]
-    fn d64_overlapped() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 64, which: Which::Sm90(Overlapped) });
-    }
-
-    #[test]
-    fn d128_simple() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 128, which: Which::Sm90(Simple) });
-    }
-
-    #[test]
-    fn d128_overlapped() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 128, which: Which::Sm90(Overlapped) });
-    }
-
-    #[test]
-    fn d256_simple() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 256, which: Which::Sm90(Simple) });
-    }
-
-    #[test]
-    fn d256_overlapped() {
-        a_bit_of_everything::<Simulator>(Kernel { head_dim: 256, which: Which::Sm90(Overlapped) });
+    bits! {
+        d32_overlapped: a_bit_of_everything, 32, Overlapped;
+        d64_simple: a_bit_of_everything, 64, Simple;
+        d64_overlapped: a_bit_of_everything, 64, Overlapped;
+        d96_overlapped: a_bit_of_everything, 96, Overlapped;
+        d128_simple: a_bit_of_everything, 128, Simple;
+        d128_overlapped: a_bit_of_everything, 128, Overlapped;
+        d192_overlapped: a_bit_of_everything, 192, Overlapped;
+        d256_simple: a_bit_of_everything, 256, Simple;
+        d256_overlapped: a_bit_of_everything, 256, Overlapped;
+        d64_irregular: a_bit_of_irregular_masks, 64, Overlapped;
+        d128_irregular: a_bit_of_irregular_masks, 128, Overlapped;
+        d256_irregular: a_bit_of_irregular_masks, 256, Overlapped;
+        d96_packed: a_bit_of_shared_tiles, 96, Overlapped;
+        d128_packed: a_bit_of_shared_tiles, 128, Overlapped;
+        d256_packed: a_bit_of_shared_tiles, 256, Overlapped;
     }
 }

@@ -340,6 +340,31 @@ pub fn heads_share_keys<T: Half, R: Rig>(kernel: Kernel) {
     }
 }
 
+/// Few queries, whose heads stand in one tile where they fit: groups that fill it, that end inside a warpgroup's rows or just
+/// behind them, and one row more than there is room for. Rows of a tile are then queries and heads in turn: each has its own
+/// band, its own place in the output, the log-sum-exp and the state.
+pub fn few_queries_share_a_tile<T: Half, R: Rig>(kernel: Kernel) {
+    for (queries, heads, kv_heads) in
+        [(1, 8, 1), (1, 12, 4), (5, 6, 2), (13, 5, 1), (64, 2, 1), (16, 16, 2), (43, 3, 1), (2, 64, 1)]
+    {
+        let case = Case::new(queries, 300, kernel.head_dim).heads(2, heads, kv_heads);
+        verify::<T, R>(&case, kernel);
+        verify::<T, R>(&case.causal(), kernel);
+    }
+    let case = Case::new(7, 390, kernel.head_dim).heads(2, 10, 2);
+    verify::<T, R>(&Case { lengths: Some(&[0, 130]), ..case }, kernel);
+    verify::<T, R>(&Case { lengths: Some(&[385, 390]), ..case }.band(-3, 380), kernel);
+    // The first queries attend nothing.
+    verify::<T, R>(&Case { seq_k: 3, ..case }.causal(), kernel);
+    for layout in TensorLayout::ALL {
+        let place = Place::sliced(layout);
+        verify::<T, R>(&Case { place, lse: Some(place), ..case }.band(-200, 300), kernel);
+    }
+    verify_carried::<T, R>(&case.band(-1000, 290), kernel, &[0..150, 150..300, 300..390]);
+    let place = Place::sliced(TensorLayout::Bhsd);
+    verify_carried::<T, R>(&Case { place, lse: Some(place), ..case }, kernel, &[190..390, 0..190]);
+}
+
 /// Padded keys hold NaN and reach nobody.
 pub fn padding_reaches_nobody<T: Half, R: Rig>(kernel: Kernel) {
     for lengths in [&[0, 1, 300, 128], &[80, 176, 175, 7], &[299, 112, i32::MAX, i32::MIN]] {
@@ -415,6 +440,16 @@ pub fn dense_masks_of_every_kind<T: Half, R: Rig>(kernel: Kernel) {
     let all = Case { segments: Some(Segments::Packed(90)), lengths: Some(&[300, 77]), ..case }.causal();
     verify::<T, R>(&all, kernel);
     verify_carried::<T, R>(&all, kernel, &[0..64, 64..300]);
+}
+
+/// Documents in a sequence of more blocks of keys than a warp looks at together, most of them nobody's.
+pub fn documents_are_found_in_long_sequences<T: Half, R: Rig>(kernel: Kernel) {
+    for (segments, heads) in [(Segments::Packed(700), 1), (Segments::Packed(5000), 2)] {
+        let case = Case::new(70, 4500, kernel.head_dim).heads(1, heads, 1);
+        let case = Case { segments: Some(segments), ..case };
+        verify::<T, R>(&case.band(-5000, 4400), kernel);
+        verify_carried::<T, R>(&case, kernel, &[0..4100, 4100..4500]);
+    }
 }
 
 /// Every order of axes, slices of larger tensors; nothing is written outside.
@@ -598,4 +633,38 @@ pub fn a_bit_of_everything<R: Rig>(kernel: Kernel) {
     // As many rows as fill no whole number of tiles.
     let ragged = Case { place: Place::sliced(TensorLayout::Bhsd), ..case }.heads(1, 3, 1);
     verify_carried::<bf16, R>(&Case { seq_k: 300, spread: 4.0, ..ragged }, kernel, &[150..300, 0..150]);
+}
+
+/// The same for masks that follow a cover.
+pub fn a_bit_of_irregular_masks<R: Rig>(kernel: Kernel) {
+    let case = Case::new(200, 370, kernel.head_dim).heads(2, 4, 2);
+    let packed = Case { segments: Some(Segments::Packed(140)), ..case };
+    verify::<bf16, R>(&packed, kernel);
+    verify::<bf16, R>(&Case { lengths: Some(&[150, 301]), ..packed }.causal(), kernel);
+    let squares = Case { dense: Some(Dense::Squares(130)), ..case };
+    verify::<bf16, R>(&squares, kernel);
+    verify::<bf16, R>(&Case { segments: Some(Segments::Scattered(2)), ..squares }.band(-150, 90), kernel);
+    let place = Place::sliced(TensorLayout::Bhsd);
+    verify::<bf16, R>(&Case { dense: Some(Dense::Scattered), place, lse: Some(place), ..case }, kernel);
+    verify::<bf16, R>(&Case { segments: Some(Segments::Apart), ..case }, kernel);
+    // Enough blocks of either kind for each stage of the rings to be used again within a tile.
+    let long = Case::new(130, 720, kernel.head_dim);
+    verify::<bf16, R>(&Case { segments: Some(Segments::Packed(1000)), ..long }, kernel);
+    verify::<bf16, R>(&Case { dense: Some(Dense::Shared), spread: 4.0, ..long }, kernel);
+    let longer = Case::new(66, 4400, kernel.head_dim);
+    verify::<bf16, R>(&Case { segments: Some(Segments::Packed(600)), ..longer }.band(-4400, 4300), kernel);
+    verify_carried::<bf16, R>(&Case { spread: 4.0, ..packed }, kernel, &[0..185, 185..370]);
+    verify_carried::<bf16, R>(&squares.heads(1, 4, 2).causal(), kernel, &[150..370, 0..150]);
+}
+
+/// The same for query heads that share a tile.
+pub fn a_bit_of_shared_tiles<R: Rig>(kernel: Kernel) {
+    let case = Case::new(7, 390, kernel.head_dim).heads(3, 20, 2);
+    verify::<bf16, R>(&case, kernel);
+    verify::<bf16, R>(&Case::new(1, 200, kernel.head_dim).heads(2, 8, 4), kernel);
+    verify::<bf16, R>(&Case::new(13, 300, kernel.head_dim).heads(1, 9, 1).causal(), kernel);
+    let place = Place::sliced(TensorLayout::Bhsd);
+    let banded = case.band(-100, 290);
+    verify::<bf16, R>(&Case { place, lse: Some(place), lengths: Some(&[0, 130, 390]), ..banded }, kernel);
+    verify_carried::<bf16, R>(&Case { place, lse: Some(place), ..banded }, kernel, &[190..390, 0..190]);
 }

@@ -85,6 +85,15 @@ macro_rules! kernel_tests {
         kernel_tests!($rig, d128_overlapped, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!($rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
         kernel_tests!($rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also $rig, d32_overlapped, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also $rig, d96_overlapped, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also $rig, d192_overlapped, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked $rig, d32_masked, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked $rig, d64_masked, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked $rig, d96_masked, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         each_flash! { $rig, sdpa, 40, Which::Sdpa;
             lengths_round_the_borders_of_tiles,
             bands_of_every_kind,
@@ -180,6 +189,25 @@ macro_rules! kernel_tests {
                 crate::kernels::probes::the_copy_engine_swizzles::<half::bf16, $rig>();
                 crate::kernels::probes::the_copy_engine_swizzles::<half::f16, $rig>();
             }
+        }
+    };
+    // A head_dim that shares its code with others.
+    (also $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash! { $rig, $kernel, $head_dim, $which;
+            lengths_round_the_borders_of_tiles,
+            heads_share_keys,
+            padding_reaches_nobody,
+            hops_carry_the_state,
+            heads_come_in_sections,
+        }
+    };
+    // What has kernels of its own: masks that follow a cover, and query heads that share a tile.
+    (masked $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash! { $rig, $kernel, $head_dim, $which;
+            segments_of_every_kind,
+            dense_masks_of_every_kind,
+            documents_are_found_in_long_sequences,
+            few_queries_share_a_tile,
         }
     };
     ($rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {

@@ -45,7 +45,6 @@ extern "C" int attn_flash_sm90(const AttnAttention* call, void* stream) {
     if (call->seq_k <= 0 || call->kv_heads <= 0 || call->heads % call->kv_heads != 0 || !(call->scale > 0.0f)) {
         return ATTN_UNSUPPORTED;
     }
-    if (attn::is_irregular(call->mask)) return ATTN_UNSUPPORTED;
     for (const Entry& entry : table) {
         if (entry.head_dim != call->head_dim) continue;
         const Launch launch = choose(entry, *call);

@@ -2,7 +2,7 @@
 
 use attn_runtime::{AttentionCall, Flash, Result, Scope};
 
-use super::kernel::{FLASH_SM80, FLASH_SM90, Kernel};
+use super::kernel::{FLASH_SM80, FLASH_SM90, FLASH_SM90_SIMPLE, Kernel};
 use super::{DeviceMasks, gpu_kernel};
 use crate::cuda::architecture::Architecture;
 use crate::cuda::element::Half;
@@ -52,7 +52,8 @@ impl FlashSm90 {
     }
 
     pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
-        Kernel { info: &FLASH_SM90, launcher: |launchers| launchers.flash_sm90, form: self.form as i32 }
+        let info = if self.form == FlashForm::Simple { &FLASH_SM90_SIMPLE } else { &FLASH_SM90 };
+        Kernel { info, launcher: |launchers| launchers.flash_sm90, form: self.form as i32 }
     }
 }
 

@@ -44,13 +44,17 @@ pub(super) static FLASH_SM90: KernelInfo = KernelInfo {
     name: "flash",
     needs: Architecture::Hopper,
     elements: HALVES,
-    head_dims: Some(&[64, 128, 256]),
+    head_dims: Some(&[32, 64, 96, 128, 192, 256]),
     alignment: SIXTEEN,
     positive_scale: true,
 };
 
+/// In the simple form.
+pub(super) static FLASH_SM90_SIMPLE: KernelInfo =
+    KernelInfo { head_dims: Some(&[64, 128, 256]), ..FLASH_SM90 };
+
 pub(super) static FLASH_SM80: KernelInfo =
-    KernelInfo { needs: Architecture::Ampere, head_dims: Some(&[32, 64, 96, 128, 192, 256]), ..FLASH_SM90 };
+    KernelInfo { needs: Architecture::Ampere, ..FLASH_SM90 };
 
 pub(super) static SDPA: KernelInfo = KernelInfo {
     name: "sdpa",

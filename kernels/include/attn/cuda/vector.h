@@ -88,15 +88,14 @@ ATTN_DEVICE uint32_t value_of_lane(uint32_t value, int lane) { return __shfl_syn
 
 ATTN_DEVICE float float_of_lane(float value, int lane) { return __shfl_sync(0xffffffffu, value, lane); }
 
+// How many bits are set.
+ATTN_DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
+
 // The number of the lowest bit that is set; there is one.
 ATTN_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
 // For which lanes it holds, a bit for each. All lanes of the warp take part.
 ATTN_DEVICE uint32_t ballot(bool holds) { return __ballot_sync(0xffffffffu, holds); }
-
-// How many bits are set, and which is the lowest of them (not of 0).
-ATTN_DEVICE int count_bits(uint32_t bits) { return __popc(bits); }
-ATTN_DEVICE int lowest_bit(uint32_t bits) { return __ffs(static_cast<int>(bits)) - 1; }
 
 ATTN_DEVICE void load_global_16(const void* from, uint32_t (&value)[4]) {
     asm volatile("ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"

@@ -2,6 +2,6 @@
 
 namespace attn::flash::sm80 {
 
-int launch_d128(const AttnAttention& call, void* stream) { return launch_type<128, 4, 2, 64>(call, stream); }
+int launch_d128(const AttnAttention& call, void* stream) { return launch_type<128, 4, 2, 32>(call, stream); }
 
 }  // namespace attn::flash::sm80

@@ -2,6 +2,6 @@
 
 namespace attn::flash::sm80 {
 
-int launch_d256(const AttnAttention& call, void* stream) { return launch_type<256, 4, 1, 64>(call, stream); }
+int launch_d256(const AttnAttention& call, void* stream) { return launch_type<256, 8, 1, 32>(call, stream); }
 
 }  // namespace attn::flash::sm80

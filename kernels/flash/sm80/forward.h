@@ -13,36 +13,60 @@
 
 namespace attn::flash::sm80 {
 
+// Where a thread's part in a tile's keys and values is.
+template <class Tile>
+struct Ways {
+    const Shared<Tile> shared;
+    // Where its pieces of keys and values come from, of the first block.
+    const uint8_t *key_from, *value_from;
+
+    ATTN_DEVICE Ways(const Problem& p, const Place& place)
+        : shared(shared_base()),
+          key_from(first_piece(p.key, place, place.head / p.heads_per_kv)),
+          value_from(first_piece(p.value, place, place.head / p.heads_per_kv)) {}
+
+    ATTN_DEVICE static const uint8_t* first_piece(const AttnTensor& tensor, const Place& place, int head) {
+        return Loader<Tile>::piece(tensor, place.batch, Loader<Tile>::first_row(), head);
+    }
+
+    // Where its lane finds rows of matrices: found anew for each block, or the compiler would keep the address of every
+    // piece.
+    ATTN_DEVICE LaneRow<Tile> queries() const {
+        const int thread = opaque(thread_index()), lane = thread & 31;
+        return {shared.query, thread / 32 * 16 * Tile::strips + lane % 16, lane / 16};
+    }
+    ATTN_DEVICE LaneRow<Tile> keys() const {
+        const int lane = opaque(thread_index()) & 31;
+        return {shared.key, lane % 8 + lane / 16 * 8, lane / 8 % 2};
+    }
+    ATTN_DEVICE LaneRow<Tile> values() const {
+        const int lane = opaque(thread_index()) & 31;
+        return {shared.value, lane % 16, lane / 16};
+    }
+
+    template <bool Bounded>
+    ATTN_DEVICE void load_keys(const Problem& p, int block, int length) const {
+        const int64_t stride = p.key.seq_stride;
+        Loader<Tile>::template load_block<Bounded>(shared.key, key_from + 2 * Tile::keys * block * stride, stride,
+                                                   length - block * Tile::keys);
+    }
+    template <bool Bounded>
+    ATTN_DEVICE void load_values(const Problem& p, int block, int length) const {
+        const int64_t stride = p.value.seq_stride;
+        Loader<Tile>::template load_block<Bounded>(shared.value, value_from + 2 * Tile::keys * block * stride, stride,
+                                                   length - block * Tile::keys);
+    }
+};
+
 template <class Tile>
 struct Forward {
     const Problem& p;
-    const Shared<Tile> shared;
-    // Where this thread's pieces of keys and values come from, of the first block, and go to.
-    const uint8_t *key_from, *value_from;
-    const SharedAddress key_to, value_to;
-    // Where this lane finds rows of matrices.
-    const LaneRow<Tile> query, key, value;
 
     RowPair rows[Tile::strips];
     float output[Tile::strips][Tile::head_dim / 2];
 
     static ATTN_DEVICE int lane() { return thread_index() & 31; }
     static ATTN_DEVICE int warp_row() { return thread_index() / 32 * 16 * Tile::strips; }
-
-    ATTN_DEVICE Forward(const Problem& problem, const Place& place)
-        : p(problem),
-          shared(shared_base()),
-          key_from(first_piece(p.key, place)),
-          value_from(first_piece(p.value, place)),
-          key_to(Loader<Tile>::place(shared.key)),
-          value_to(Loader<Tile>::place(shared.value)),
-          query(shared.query, warp_row() + lane() % 16, lane() / 16),
-          key(shared.key, lane() % 8 + lane() / 16 * 8, lane() / 8 % 2),
-          value(shared.value, lane() % 16, lane() / 16) {}
-
-    ATTN_DEVICE const uint8_t* first_piece(const AttnTensor& tensor, const Place& place) const {
-        return Loader<Tile>::piece(tensor, place.batch, Loader<Tile>::first_row(), place.head / p.heads_per_kv);
-    }
 
     // The tile, found anew wherever it is needed, so that it takes no registers in the loop.
     ATTN_DEVICE Place place() const {
@@ -51,22 +75,11 @@ struct Forward {
         return place;
     }
 
+    ATTN_DEVICE bool carries() const { return p.state_max.base != nullptr; }
+
     // The thread's first row of a strip.
     static ATTN_DEVICE int first_row(const Place& place, int strip) {
         return place.row_block * Tile::rows + warp_row() + 16 * strip + lane() / 4;
-    }
-
-    template <bool Bounded>
-    ATTN_DEVICE void load_keys(int block, int length) const {
-        const int64_t stride = p.key.seq_stride;
-        Loader<Tile>::template load_block<Bounded>(key_to, key_from + 2 * Tile::keys * block * stride, stride,
-                                                   length - block * Tile::keys);
-    }
-    template <bool Bounded>
-    ATTN_DEVICE void load_values(int block, int length) const {
-        const int64_t stride = p.value.seq_stride;
-        Loader<Tile>::template load_block<Bounded>(value_to, value_from + 2 * Tile::keys * block * stride, stride,
-                                                   length - block * Tile::keys);
     }
 
     // Products of keys that their query does not attend become -inf.
@@ -90,27 +103,27 @@ struct Forward {
     }
 
     // A block of keys, which are on their way, and whose neighbour below is the next: both are attended by everybody.
-    ATTN_DEVICE void step_inside(int block) {
+    ATTN_DEVICE void step_inside(const Ways<Tile>& ways, int block) {
         float scores[Tile::strips][Tile::keys / 2];
         uint32_t weights[Tile::strips][Tile::keys / 4];
         copy_async_wait<0>();
         // All threads' keys have come, and nobody reads the values before any more.
         block_sync();
-        load_values<false>(block, 0);
+        ways.template load_values<false>(p, block, 0);
         copy_async_commit();
-        multiply_keys<Tile>(scores, query, key);
+        multiply_keys<Tile>(scores, ways.queries(), ways.keys());
         copy_async_wait<0>();
         // All threads' values have come, and nobody reads the keys any more.
         block_sync();
-        load_keys<false>(block - 1, 0);
+        ways.template load_keys<false>(p, block - 1, 0);
         copy_async_commit();
 #pragma unroll
         for (int m = 0; m < Tile::strips; ++m) weigh(scores[m], weights[m], m);
-        multiply_values<Tile>(output, weights, value);
+        multiply_values<Tile>(output, weights, ways.values());
     }
 
     // Any other block. `run` is the one that it is of; then the one that the next block is of. False if there is none.
-    ATTN_DEVICE bool step(int& block, Run& run) {
+    ATTN_DEVICE bool step(const Ways<Tile>& ways, int& block, Run& run) {
         float scores[Tile::strips][Tile::keys / 2];
         uint32_t weights[Tile::strips][Tile::keys / 4];
         const Place tile = place();
@@ -118,9 +131,9 @@ struct Forward {
         const bool masked = run.masked;
         copy_async_wait<0>();
         block_sync();
-        load_values<true>(block, length);
+        ways.template load_values<true>(p, block, length);
         copy_async_commit();
-        multiply_keys<Tile>(scores, query, key);
+        multiply_keys<Tile>(scores, ways.queries(), ways.keys());
         copy_async_wait<0>();
         block_sync();
         bool more = true;
@@ -130,58 +143,56 @@ struct Forward {
             more = Runs<Tile>{p, tile}.next(run);
             block = run.top;
         }
-        if (more) load_keys<true>(block, length);
+        if (more) ways.template load_keys<true>(p, block, length);
         copy_async_commit();
 #pragma unroll
         for (int m = 0; m < Tile::strips; ++m) {
             if (masked) mask(scores[m], m, tile, here, length);
             weigh(scores[m], weights[m], m);
         }
-        multiply_values<Tile>(output, weights, value);
+        multiply_values<Tile>(output, weights, ways.values());
         return more;
     }
 
     // All blocks of keys, of which there is one at least. The loop inside, without masks and borders, is the one that
     // counts.
-    ATTN_DEVICE void attend(Run run) {
+    ATTN_DEVICE void attend(const Place& place) {
+        Run run;
+        if (!Runs<Tile>{p, place}.first(run)) return;
+        const Ways<Tile> ways(p, place);
+        Loader<Tile>::load_queries(ways.shared.query, p, place);
+        ways.template load_keys<true>(p, run.top, key_length(p.mask, place.batch, p.seq_k));
+        copy_async_commit();
         int block = run.top;
-        {
-            const Place tile = place();
-            Loader<Tile>::load_queries(shared.query, p, tile);
-            load_keys<true>(block, key_length(p.mask, tile.batch, p.seq_k));
-            copy_async_commit();
-        }
         do {
             if (!run.masked) {
 #pragma unroll 1
-                for (; block > run.bottom; --block) step_inside(block);
+                for (; block > run.bottom; --block) step_inside(ways, block);
             }
-        } while (step(block, run));
+        } while (step(ways, block, run));
         // The last group is empty.
         copy_async_wait<0>();
     }
 
     ATTN_DEVICE void run() {
-        const bool carried = p.state_max.base != nullptr;
-        Run run;
-        {
-            const Place tile = place();
-            const bool any = Runs<Tile>{p, tile}.first(run);
-            // A tile that needs no keys still writes its zeros, unless a state is carried on.
-            if (carried && !any) return;
+        Run first;
+        const bool any = Runs<Tile>{p, place()}.first(first);
+        // A tile that needs no keys still writes its zeros, unless a state is carried on.
+        if (carries() && !any) return;
 #pragma unroll
-            for (int m = 0; m < Tile::strips; ++m) {
-                begin_rows(rows[m], output[m]);
-                if (carried) load_state<Tile>(p, tile, first_row(tile, m), rows[m], output[m]);
-            }
-            if (any) attend(run);
+        for (int m = 0; m < Tile::strips; ++m) begin_rows(rows[m], output[m]);
+        if (carries()) {
+            const Place tile = place();
+#pragma unroll
+            for (int m = 0; m < Tile::strips; ++m) load_state<Tile>(p, tile, first_row(tile, m), rows[m], output[m]);
         }
+        attend(place());
         const Place tile = place();
 #pragma unroll
         for (int m = 0; m < Tile::strips; ++m) {
             const int row = first_row(tile, m);
             join_sums(rows[m]);
-            if (carried) {
+            if (carries()) {
                 store_state<Tile>(p, tile, row, rows[m], output[m]);
             } else {
                 store_lse<Tile>(p, tile, row, rows[m]);
@@ -194,9 +205,7 @@ struct Forward {
 template <class Tile>
 ATTN_KERNEL(Tile::threads, Tile::blocks)
 forward(ATTN_GRID_CONSTANT const Problem p) {
-    Place place;
-    if (!place_of<Tile>(p, 0, place)) return;
-    Forward<Tile> tile(p, place);
+    Forward<Tile> tile{p};
     tile.run();
 }
 

@@ -35,7 +35,7 @@ int launch_tile(const AttnAttention& call, void* stream) {
     p.value = call.value;
     p.out = call.out;
     if (is_irregular(call.mask)) {
-        if (int status = launch_cover(call, Tile::rows, Tile::keys, stream)) return status;
+        if (int status = launch_cover(call, Tile::rows, Tile::covered_keys, stream)) return status;
     }
     return launch(forward<Tile>, LaunchShape{p.tiles, Tile::threads, Tile::shared_bytes}, stream, p);
 }

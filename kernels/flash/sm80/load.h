@@ -18,7 +18,8 @@ struct Loader {
 
     // This thread's first piece of a tensor's first row, in shared memory and in a tensor's row.
     static ATTN_DEVICE SharedAddress place(SharedAddress tensor) {
-        return tensor + Places<Tile>::of(first_row(), first_piece());
+        const int thread = opaque(thread_index());
+        return tensor + Places<Tile>::of(thread / sharers, thread % sharers);
     }
     static ATTN_DEVICE const uint8_t* piece(const AttnTensor& tensor, int batch, int seq, int head) {
         return static_cast<const uint8_t*>(tensor.base) +
@@ -29,7 +30,8 @@ struct Loader {
     // A block of keys or values. `Bounded`: of which only the first `kept` rows count; whatever stands in the others,
     // zeros arrive.
     template <bool Bounded>
-    static ATTN_DEVICE void load_block(SharedAddress to, const uint8_t* from, int64_t row_stride, int kept) {
+    static ATTN_DEVICE void load_block(SharedAddress tensor, const uint8_t* from, int64_t row_stride, int kept) {
+        const SharedAddress to = place(tensor);
 #pragma unroll
         for (int row = 0; row < Tile::keys; row += step) {
 #pragma unroll

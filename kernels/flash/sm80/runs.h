@@ -31,6 +31,11 @@ struct Runs {
     }
 
   private:
+    // The cover's blocks may be as large as several of the kernel's.
+    struct Covered {
+        static constexpr int rows = Tile::rows, keys = Tile::covered_keys;
+    };
+
     ATTN_DEVICE static bool banded(Run& run, const KeyBlocks& blocks, int top) {
         if (top < blocks.bottom) return false;
         const bool above = top >= blocks.upper_masked, inside = !above && top >= blocks.lower_masked;
@@ -41,9 +46,11 @@ struct Runs {
 
     // Looks from block `from` on; `again`: the run that begins there has been.
     ATTN_DEVICE bool covered(Run& run, int from, Cover cover, bool again) const {
-        const CoverRow row = CoverRow::of<Tile>(p, place);
-        int window = from & ~31;
-        uint32_t found = row.find(window, cover) & ~0u << (from & 31);
+        constexpr int each = Covered::keys / Tile::keys;
+        const CoverRow row = CoverRow::of<Covered>(p, place);
+        const int first = from / each;
+        int window = first & ~31;
+        uint32_t found = row.find(window, cover) & ~0u << (first & 31);
         // Adding the lowest bit carries through all that stand beside it.
         if (again) found &= found + (found & ~found + 1);
 #pragma unroll 1
@@ -59,7 +66,7 @@ struct Runs {
         const int bottom = lowest_bit(found);
         const uint32_t beyond = found + (1u << bottom);
         const int end = beyond == 0 ? 32 : lowest_bit(beyond);
-        run = {window + end - 1, window + bottom, cover == Cover::Partial};
+        run = {(window + end) * each - 1, (window + bottom) * each, cover == Cover::Partial};
         return true;
     }
 };

@@ -24,11 +24,14 @@ struct Tile {
     // (scripts/lib/gates.py computes the same.)
     static constexpr int alignment = 128, shared_bytes = alignment + query_bytes + 2 * block_bytes;
 
+    // Covers have no smaller blocks.
+    static constexpr int covered_keys = Keys < 64 ? 64 : Keys;
+
     // Blocks that a multiprocessor is to have at a time: the compiler keeps to the registers that leaves.
     static constexpr int blocks = threads == 128 && HeadDim <= 128 ? 2 : 1;
 
     static_assert(HeadDim % 32 == 0 && HeadDim <= 256, "rows are made of halves of a line of 128 bytes");
-    static_assert(Keys % 16 == 0 && Keys <= 128, "a row's mask of a block is a word for each thread");
+    static_assert(Keys == 32 || Keys == 64 || Keys == 128, "a block of a cover is a whole number of blocks");
     // What the cards of compute capability 8.6, 8.9 and 12.0 have, the least of all.
     static_assert(shared_bytes <= 101376, "more shared memory than a block can have");
 };

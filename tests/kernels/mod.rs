@@ -94,18 +94,13 @@ macro_rules! kernel_tests {
         kernel_tests!(masked $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(masked $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(masked $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!($rig, sm80_d32, 32, Which::Sm80);
-        kernel_tests!(masked $rig, sm80_d32_masked, 32, Which::Sm80);
+        kernel_tests!(also $rig, sm80_d32, 32, Which::Sm80);
         kernel_tests!($rig, sm80_d64, 64, Which::Sm80);
         kernel_tests!(masked $rig, sm80_d64_masked, 64, Which::Sm80);
-        kernel_tests!($rig, sm80_d96, 96, Which::Sm80);
-        kernel_tests!(masked $rig, sm80_d96_masked, 96, Which::Sm80);
-        kernel_tests!($rig, sm80_d128, 128, Which::Sm80);
-        kernel_tests!(masked $rig, sm80_d128_masked, 128, Which::Sm80);
-        kernel_tests!($rig, sm80_d192, 192, Which::Sm80);
-        kernel_tests!(masked $rig, sm80_d192_masked, 192, Which::Sm80);
-        kernel_tests!($rig, sm80_d256, 256, Which::Sm80);
-        kernel_tests!(masked $rig, sm80_d256_masked, 256, Which::Sm80);
+        kernel_tests!(also $rig, sm80_d96, 96, Which::Sm80);
+        kernel_tests!(also $rig, sm80_d128, 128, Which::Sm80);
+        kernel_tests!(also $rig, sm80_d192, 192, Which::Sm80);
+        kernel_tests!(also $rig, sm80_d256, 256, Which::Sm80);
         each_flash! { $rig, sdpa, 40, Which::Sdpa;
             lengths_round_the_borders_of_tiles,
             bands_of_every_kind,

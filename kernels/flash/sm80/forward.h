@@ -70,7 +70,7 @@ struct Forward {
 
     // The tile, found anew wherever it is needed, so that it takes no registers in the loop.
     ATTN_DEVICE Place place() const {
-        Place place;
+        Place place = {};
         place_of<Tile>(p, opaque(0), place);
         return place;
     }

@@ -50,9 +50,9 @@ struct Runs {
         const CoverRow row = CoverRow::of<Covered>(p, place);
         const int first = from / each;
         int window = first & ~31;
-        uint32_t found = row.find(window, cover) & ~0u << (first & 31);
+        uint32_t found = row.find(window, cover) & (~0u << (first & 31));
         // Adding the lowest bit carries through all that stand beside it.
-        if (again) found &= found + (found & ~found + 1);
+        if (again) found &= found + (found & (~found + 1));
 #pragma unroll 1
         while (found == 0) {
             window += 32;

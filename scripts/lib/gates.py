@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
+import warp_gates
+
 # Registers of a multiprocessor, and the shared memory that a block can have.
 REGISTERS = 65536
 SHARED_BYTES = 232448
@@ -40,7 +42,8 @@ class Kernel:
 
     @property
     def family(self):
-        return self.source.split("/")[0]
+        """The folder that says which gates a kernel passes: flash/sm90, copy."""
+        return "/".join(self.source.split("/")[:2 if self.source.startswith("flash/") else 1])
 
 
 @dataclass
@@ -81,19 +84,19 @@ class Tile:
 
 def judge(kernel):
     """Runs all gates for a kernel; what is wrong is added to its failures."""
-    tile = Tile.of(kernel.name)
+    tile = Tile.of(kernel.name) or warp_gates.WarpTile.of(kernel.name)
     if tile is not None:
         kernel.shared_bytes += tile.shared_bytes
     kernel.shared_bytes += sage_shared_bytes(kernel.name)
     gates = [private_memory, register_budget, shared_memory, store_fences]
-    gates += {"flash": [flash_roles, flash_products, flash_order], "copy": [copy_width, copy_registers],
-              "edge": [copy_width, edge_registers, edge_loads], "exchange": [exchange_fence],
-              "sage": sage_gates(kernel)}.get(kernel.family, [])
+    gates += {"flash/sm90": [flash_roles, flash_products, flash_order], "flash/sm80": warp_gates.GATES,
+              "copy": [copy_width, copy_registers], "edge": [copy_width, edge_registers, edge_loads],
+              "exchange": [exchange_fence], "sage": sage_gates(kernel)}.get(kernel.family, [])
     if "push_kernel" in kernel.name:
         gates.append(copy_width)
     if "peak_kernel" in kernel.name:
         gates.append(peak_products)
-    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_(*PRODUCTS))
+    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_(*PRODUCTS, "HMMA"))
     for gate in gates:
         kernel.failures.extend(dict.fromkeys(gate(kernel)))
 

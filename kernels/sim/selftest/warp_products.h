@@ -141,8 +141,8 @@ ATTN_DEVICE SharedAddress chunk_at(SharedAddress base, int row, int chunk, int r
     return base + row * row_bytes + ((chunk ^ turn) << 4);
 }
 
-// One warp, beside another one that copies.
-template <class T, bool Transposed, Matrices Is>
+// One warp, beside another one that copies. `Shared`: b goes from shared memory straight into the product.
+template <class T, bool Transposed, Matrices Is, bool Shared = false>
 ATTN_KERNEL(64, 1)
 matrices_kernel(WarpProduct* product) {
     const SharedAddress a = (shared_base() + 127) & ~127u, b = a + mma_rows * mma_depth * 2;
@@ -169,6 +169,19 @@ matrices_kernel(WarpProduct* product) {
     float d[2][8] = {};
     for (int k = 0; k < mma_depth / 16; ++k) {
         uint32_t strips[2][4], columns[4];
+        if constexpr (Shared) {
+            const SharedAddress rows[2] = {chunk_at(a, lane % 16, 2 * k + lane / 16, 128, false),
+                                           chunk_at(a, 16 + lane % 16, 2 * k + lane / 16, 128, false)};
+            load_matrices(rows, strips);
+            const int row = lane % 8 + lane / 16 * 8;
+            SharedAddress of_b[1] = {Transposed ? chunk_at(b, 16 * k + lane % 16, lane / 16, 32, false)
+                                                : chunk_at(b, row, 2 * k + lane / 8 % 2, 128, false)};
+            if (Is == Matrices::Misaligned) of_b[0] += 8;
+            if (Is == Matrices::Conflict) of_b[0] = b + lane % 8 * 128;
+            if (Is == Matrices::Diverges && lane == 3) shuffle_xor(0.0f, 1);
+            mma_shared<T, Transposed>(d, strips, of_b);
+            continue;
+        }
         for (int m = 0; m < 2; ++m) {
             SharedAddress row = chunk_at(a, 16 * m + lane % 16, 2 * k + lane / 16, 128, conflict);
             if (Is == Matrices::Misaligned) row += 8;
@@ -200,7 +213,7 @@ matrices_kernel(WarpProduct* product) {
     }
 }
 
-template <class T, bool Transposed>
+template <class T, bool Transposed, bool Shared>
 void test_warp_product(WarpProduct* product) {
     const auto number = [](int value) { return static_cast<uint16_t>(pack2<T>(static_cast<float>(value), 0.0f)); };
     const auto a = [](int i) { return i * 37 % 23 - 11; };
@@ -209,7 +222,7 @@ void test_warp_product(WarpProduct* product) {
     for (int i = 0; i < 16 * mma_depth; ++i) product->b[i] = number(b(i));
     std::fill(std::begin(product->d), std::end(product->d), NAN);
     const LaunchShape shape = {1, 64, 8 * 1024};
-    passes("a warp multiplies", matrices_kernel<T, Transposed, Matrices::Right>, shape, product);
+    passes("a warp multiplies", matrices_kernel<T, Transposed, Matrices::Right, Shared>, shape, product);
     bool right = true;
     for (int row = 0; row < mma_rows; ++row) {
         for (int column = 0; column < 16; ++column) {
@@ -225,10 +238,10 @@ void test_warp_product(WarpProduct* product) {
 
 inline void test_warp_products() {
     const auto product = std::make_unique<WarpProduct>();
-    test_warp_product<Bf16, false>(product.get());
-    test_warp_product<Bf16, true>(product.get());
-    test_warp_product<F16, false>(product.get());
-    test_warp_product<F16, true>(product.get());
+    test_warp_product<Bf16, false, false>(product.get());
+    test_warp_product<F16, true, false>(product.get());
+    test_warp_product<F16, false, true>(product.get());
+    test_warp_product<Bf16, true, true>(product.get());
     const LaunchShape shape = {1, 64, 8 * 1024};
     const auto wrong = [&](const char* claim, const char* text, auto kernel) {
         faults(claim, text, kernel, shape, product.get());
@@ -240,6 +253,12 @@ inline void test_warp_products() {
     wrong("a row is a multiple of 16", "not aligned to 16", matrices_kernel<Bf16, false, Matrices::Misaligned>);
     wrong("a row is in shared memory", "not inside", matrices_kernel<Bf16, false, Matrices::Outside>);
     wrong("rows of a matrix are in banks of their own", "bank conflict", matrices_kernel<F16, false, Matrices::Conflict>);
+    wrong("rows of a matrix are in banks of their own, also in a product", "bank conflict",
+          matrices_kernel<F16, false, Matrices::Conflict, true>);
+    wrong("a product's row is a multiple of 16", "not aligned to 16", matrices_kernel<F16, true, Matrices::Misaligned, true>);
+    wrong("all lanes multiply what is shared", "divergence", matrices_kernel<F16, true, Matrices::Diverges, true>);
+    wrong("who multiplies a row has met who copied it", "no barrier in between|has not waited for",
+          matrices_kernel<F16, true, Matrices::NotMet, true>);
     wrong("who gets a row has met who copied it", "no barrier in between|has not waited for",
           matrices_kernel<Bf16, false, Matrices::NotMet>);
     wrong("a row has arrived", "has not waited for|no barrier in between", matrices_kernel<Bf16, true, Matrices::NotWaitedFor>);

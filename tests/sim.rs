@@ -78,29 +78,36 @@ mod mutants {
     }
 
     macro_rules! bits {
-        ($($name:ident: $bit:ident, $head_dim:literal, $form:ident;)*) => {$(
+        ($($name:ident: $bit:ident, $head_dim:literal, $which:expr;)*) => {$(
             #[test]
             fn $name() {
-                $bit::<Simulator>(Kernel { head_dim: $head_dim, which: Which::Sm90($form) });
+                $bit::<Simulator>(Kernel { head_dim: $head_dim, which: $which });
             }
         )*};
     }
 
     bits! {
-        d32_overlapped: a_bit_of_everything, 32, Overlapped;
-        d64_simple: a_bit_of_everything, 64, Simple;
-        d64_overlapped: a_bit_of_everything, 64, Overlapped;
-        d96_overlapped: a_bit_of_everything, 96, Overlapped;
-        d128_simple: a_bit_of_everything, 128, Simple;
-        d128_overlapped: a_bit_of_everything, 128, Overlapped;
-        d192_overlapped: a_bit_of_everything, 192, Overlapped;
-        d256_simple: a_bit_of_everything, 256, Simple;
-        d256_overlapped: a_bit_of_everything, 256, Overlapped;
-        d64_irregular: a_bit_of_irregular_masks, 64, Overlapped;
-        d128_irregular: a_bit_of_irregular_masks, 128, Overlapped;
-        d256_irregular: a_bit_of_irregular_masks, 256, Overlapped;
-        d96_packed: a_bit_of_shared_tiles, 96, Overlapped;
-        d128_packed: a_bit_of_shared_tiles, 128, Overlapped;
-        d256_packed: a_bit_of_shared_tiles, 256, Overlapped;
+        d32_overlapped: a_bit_of_everything, 32, Which::Sm90(Overlapped);
+        d64_simple: a_bit_of_everything, 64, Which::Sm90(Simple);
+        d64_overlapped: a_bit_of_everything, 64, Which::Sm90(Overlapped);
+        d96_overlapped: a_bit_of_everything, 96, Which::Sm90(Overlapped);
+        d128_simple: a_bit_of_everything, 128, Which::Sm90(Simple);
+        d128_overlapped: a_bit_of_everything, 128, Which::Sm90(Overlapped);
+        d192_overlapped: a_bit_of_everything, 192, Which::Sm90(Overlapped);
+        d256_simple: a_bit_of_everything, 256, Which::Sm90(Simple);
+        d256_overlapped: a_bit_of_everything, 256, Which::Sm90(Overlapped);
+        d64_irregular: a_bit_of_irregular_masks, 64, Which::Sm90(Overlapped);
+        d128_irregular: a_bit_of_irregular_masks, 128, Which::Sm90(Overlapped);
+        d256_irregular: a_bit_of_irregular_masks, 256, Which::Sm90(Overlapped);
+        d96_packed: a_bit_of_shared_tiles, 96, Which::Sm90(Overlapped);
+        d128_packed: a_bit_of_shared_tiles, 128, Which::Sm90(Overlapped);
+        d256_packed: a_bit_of_shared_tiles, 256, Which::Sm90(Overlapped);
+        sm80_d32: a_bit_of_everything, 32, Which::Sm80;
+        sm80_d96: a_bit_of_everything, 96, Which::Sm80;
+        sm80_d128: a_bit_of_everything, 128, Which::Sm80;
+        sm80_d192: a_bit_of_everything, 192, Which::Sm80;
+        sm80_d64_irregular: a_bit_of_irregular_masks, 64, Which::Sm80;
+        sm80_d128_irregular: a_bit_of_irregular_masks, 128, Which::Sm80;
+        sm80_d64_packed: a_bit_of_shared_tiles, 64, Which::Sm80;
     }
 }

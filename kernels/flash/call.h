@@ -21,16 +21,16 @@ inline int section_of(const AttnAttention& call, int cache_bytes) {
     return static_cast<int>(heads < all ? heads : all);
 }
 
-// For a kernel with these tiles.
+// For a kernel with these tiles. `packed`: whether query heads are to share them.
 template <class Tile>
-int describe_problem(Problem* problem, const AttnAttention& call) {
+int describe_problem(Problem* problem, const AttnAttention& call, bool packed = Tile::packed) {
     constexpr float log2e = 1.44269504088896340736f;
     Problem p = {};
     p.batch = call.batch;
     const int heads_per_kv = call.heads / call.kv_heads;
-    p.heads = Tile::packed ? call.kv_heads : call.heads;
-    p.heads_per_kv = Tile::packed ? 1 : heads_per_kv;
-    p.group = Tile::packed ? heads_per_kv : 1;
+    p.heads = packed ? call.kv_heads : call.heads;
+    p.heads_per_kv = packed ? 1 : heads_per_kv;
+    p.group = packed ? heads_per_kv : 1;
     p.rows = call.seq_q * p.group;
     p.seq_q = call.seq_q;
     p.seq_k = call.seq_k;

@@ -36,15 +36,14 @@ template <int N>
 ATTN_DEVICE void begin_rows(RowPair& rows, float (&output)[N]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        rows.max[r] = rows.shift[r] = minus_infinity();
+        rows.shift[r] = minus_infinity();
         rows.sum[r] = 0.0f;
     }
 #pragma unroll
     for (int i = 0; i < N; ++i) output[i] = 0.0f;
 }
 
-// Starts from a state. The state's maximum is kept as `shift`, so that no rounding comes between calls; the largest
-// product, which follows from it, need not be exact.
+// Starts from a state, whose maximum is the rows' shift: no rounding comes between calls.
 template <class Tile, int N>
 ATTN_DEVICE void load_state(const Problem& p, const Place& place, int row, RowPair& rows, float (&output)[N]) {
 #pragma unroll
@@ -54,7 +53,6 @@ ATTN_DEVICE void load_state(const Problem& p, const Place& place, int row, RowPa
         const float shift = row_of<Tile>(p.state_max, p, place, at);
         if (shift == minus_infinity()) continue;
         rows.shift[r] = shift;
-        rows.max[r] = shift / p.scale_log2;
         // Four threads share the row: one of them goes on with the sum.
         if ((thread_index() & 3) == 0) rows.sum[r] = row_of<Tile>(p.state_sum, p, place, at);
         const float* from = state_row<Tile>(p, place, at);

@@ -12,8 +12,8 @@ namespace attn::flash {
 ATTN_DEVICE float minus_infinity() { return -INFINITY; }
 
 struct RowPair {
-    // Largest product so far, and the same times scale * log2(e): what exponents are relative to.
-    float max[2], shift[2];
+    // Largest product so far, times scale * log2(e): what exponents are relative to.
+    float shift[2];
     // Sum of the exponentials that this thread has seen.
     float sum[2];
 };
@@ -25,15 +25,14 @@ ATTN_DEVICE void softmax_block(float (&scores)[N], RowPair& rows, float (&correc
     float shift[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        float top = rows.max[r];
+        float top = minus_infinity();
 #pragma unroll
         for (int i = 2 * r; i < N; i += 4) top = fmaxf(top, fmaxf(scores[i], scores[i + 1]));
         top = fmaxf(top, shuffle_xor(top, 1));
         top = fmaxf(top, shuffle_xor(top, 2));
-        rows.max[r] = top;
-        const float relative_to = top * scale_log2;
+        const float relative_to = fmaxf(rows.shift[r], top * scale_log2);
         // A row that has met nothing yet: -inf - -inf would be no number.
-        shift[r] = top == minus_infinity() ? 0.0f : relative_to;
+        shift[r] = relative_to == minus_infinity() ? 0.0f : relative_to;
         correction[r] = exp2_approx(rows.shift[r] - shift[r]);
         rows.shift[r] = relative_to;
         rows.sum[r] *= correction[r];

@@ -31,6 +31,7 @@ class Clocks {
     int size() const { return size_; }
 
     int32_t now(int thread) const { return of(thread)[thread]; }
+    int32_t of(int thread, int component) const { return of(thread)[component]; }
     bool knows(int thread, int component, int32_t value) const { return of(thread)[component] >= value; }
     void learn(int thread, int component, int32_t value);
 

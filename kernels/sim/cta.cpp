@@ -28,6 +28,8 @@ void Cta::reset(int block_, int grid_, int threads_, int shared_bytes, uint64_t 
     barriers.reset();
     named_barriers.reset();
     warps.reset();
+    warp_products.reset();
+    thread_copies.reset();
     copy_engine.reset();
     tensor_cores.reset();
     registers.reset();
@@ -38,6 +40,7 @@ void Cta::thread_ended(int thread) {
     named_barriers.thread_ended(thread);
     tensor_cores.thread_ended(thread);
     copy_engine.thread_ended(thread);
+    thread_copies.thread_ended(thread);
 }
 
 void Cta::ended() {

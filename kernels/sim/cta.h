@@ -12,6 +12,8 @@
 #include "shared_memory.h"
 #include "system.h"
 #include "tensor_cores.h"
+#include "thread_copies.h"
+#include "warp_products.h"
 #include "warps.h"
 
 namespace attn::sim {
@@ -34,6 +36,8 @@ struct Cta {
     Barriers barriers{*this};
     NamedBarriers named_barriers{*this};
     Warps warps{*this};
+    WarpProducts warp_products{*this};
+    ThreadCopies thread_copies{*this};
     CopyEngine copy_engine{*this};
     TensorCores tensor_cores{*this};
     Registers registers{*this};

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -15,6 +16,11 @@ namespace attn::sim {
 namespace {
 
 constexpr size_t stack_bytes = 128 * 1024;
+
+// Stacks begin at different places of their pages: at the same, the frames of all fibres would share a few sets of the
+// processor's caches, and each would push the others out.
+constexpr size_t stagger_bytes = 17 * 64, stagger_range = 32 * 1024;
+std::atomic<size_t> fibres_made{0};
 
 // Stands at the far end of each stack. (Guard pages would be surer, but two mappings for each thread of each launch of
 // each rank are more than a process may have.)
@@ -36,6 +42,7 @@ Fibre::Fibre(void (*body)(void*), void* argument) : body_(body), argument_(argum
     if (block == MAP_FAILED) die("no memory for the stack of a thread");
     stack_ = static_cast<char*>(block);
     std::memcpy(stack_, &canary, sizeof canary);
+    stagger_ = fibres_made++ * stagger_bytes % stagger_range;
 }
 
 Fibre::~Fibre() { munmap(stack_, stack_bytes); }
@@ -52,7 +59,7 @@ void Fibre::begin() {
     ucontext_t context;
     getcontext(&context);
     context.uc_stack.ss_sp = stack_;
-    context.uc_stack.ss_size = stack_bytes;
+    context.uc_stack.ss_size = stack_bytes - stagger_;
     context.uc_link = nullptr;
     makecontext(&context, &Fibre::enter, 0);
     beginning = this;
@@ -69,7 +76,9 @@ void Fibre::resume() {
 }
 
 void Fibre::pause() {
-    if (std::memcmp(stack_, &canary, sizeof canary) != 0) die("a thread of a kernel has overrun its stack");
+    uint64_t found;
+    std::memcpy(&found, stack_, sizeof found);
+    if (found != canary) die("a thread of a kernel has overrun its stack");
     if (_setjmp(inside_) == 0) _longjmp(outside_, 1);
 }
 

@@ -26,6 +26,7 @@ class Fibre {
     void (*body_)(void*);
     void* argument_;
     char* stack_;
+    size_t stagger_ = 0;
     bool started_ = false;
     std::jmp_buf inside_, outside_;
 };

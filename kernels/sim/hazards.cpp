@@ -1,5 +1,7 @@
 #include "hazards.h"
 
+#include <algorithm>
+
 #include "cta.h"
 #include "fault.h"
 
@@ -11,6 +13,11 @@ void Hazards::reset() {
     for (auto& marks : operands_) {
         marks.assign(granules_.size(), 0);
     }
+    reads_.resize(cta_.threads / 32);
+    for (auto& reads : reads_) {
+        reads.clear();
+    }
+    known_.assign(static_cast<size_t>(cta_.threads / 32) * cta_.threads, 0);
     stores_.clear();
     unfenced_.resize(cta_.threads);
     for (auto& list : unfenced_) {
@@ -52,52 +59,110 @@ void Hazards::before_overwrite(size_t index, const char* action) {
                 action, name(where).text, store.thread);
         }
     }
-    if (granule.reader >= 0 && granule.reader != me && !clocks.knows(me, granule.reader, granule.read_at)) {
-        fault("WAR race: %s overwrites %s, which thread %d has read with no barrier in between", action,
-              name(where).text, granule.reader);
+    for (const auto& reads : reads_) {
+        if (reads.empty()) continue;
+        const Read& read = reads[index];
+        if (read.thread >= 0 && read.thread != me && !clocks.knows(me, read.thread, read.at)) {
+            fault("WAR race: %s overwrites %s, which thread %d has read with no barrier in between", action,
+                  name(where).text, read.thread);
+        }
+    }
+    if (granule.written == Written::Filling) {
+        fault("%s overwrites %s, which a copy of thread %d fills that it has not waited for", action, name(where).text,
+              granule.writer);
     }
 }
 
-void Hazards::store(SharedAddress address) {
-    Clocks& clocks = cta_.clocks;
+// An ordinary write: by a store, or a copy that is a thread's own.
+void Hazards::before_write(size_t at, const char* action) {
+    const Clocks& clocks = cta_.clocks;
     const int me = cta_.scheduler.current();
-    const size_t at = index(address);
-    before_overwrite(at, "an ordinary store");
-    Granule& granule = granules_[at];
+    before_overwrite(at, action);
+    const Granule& granule = granules_[at];
+    const SharedAddress where = address_of(at);
     if (granule.written == Written::Copied &&
         !clocks.knows(me, clocks.completed_phases(granule.writer), granule.written_at)) {
-        fault("an ordinary store overwrites %s, which a tma_load fills that this thread has not waited for",
-              name(address).text);
+        fault("%s overwrites %s, which a tma_load fills that this thread has not waited for", action, name(where).text);
     }
     if (granule.written == Written::Stored && granule.writer != me &&
         !clocks.knows(me, granule.writer, granule.written_at)) {
-        fault("an ordinary store overwrites %s, which thread %d has stored to with no barrier in between",
-              name(address).text, granule.writer);
+        fault("%s overwrites %s, which thread %d has stored to with no barrier in between", action, name(where).text,
+              granule.writer);
     }
+}
+
+void Hazards::written(size_t at) {
+    const int me = cta_.scheduler.current();
+    Granule& granule = granules_[at];
     granule.written = Written::Stored;
     granule.writer = static_cast<int16_t>(me);
-    granule.written_at = clocks.now(me);
+    granule.written_at = cta_.clocks.now(me);
     granule.fenced_at = never;
-    granule.reader = -1;
-    granule.store = -1;
     unfenced_[me].push_back(static_cast<uint32_t>(at));
 }
 
+void Hazards::store(SharedAddress address) {
+    const size_t at = index(address);
+    before_write(at, "an ordinary store");
+    granules_[at].store = -1;
+    written(at);
+}
+
+void Hazards::copy_begins(SharedAddress address) {
+    const size_t at = index(address);
+    before_write(at, "a copy");
+    Granule& granule = granules_[at];
+    granule.written = Written::Filling;
+    granule.writer = static_cast<int16_t>(cta_.scheduler.current());
+    granule.store = -1;
+}
+
+void Hazards::copy_arrives(SharedAddress address) { written(index(address)); }
+
 void Hazards::load(SharedAddress address) {
-    Clocks& clocks = cta_.clocks;
     const int me = cta_.scheduler.current();
-    Granule& granule = granules_[index(address)];
+    may_read(me, cta_.scheduler.primitive(), address);
+    read_by(me, index(address));
+}
+
+void Hazards::matrix_row(int lane, SharedAddress address) { read_by(lane, index(address)); }
+
+void Hazards::read_by(int thread, size_t at) {
+    std::vector<Read>& reads = reads_[thread / 32];
+    if (reads.empty()) reads.resize(granules_.size());
+    reads[at] = {static_cast<int16_t>(thread), cta_.clocks.now(thread)};
+}
+
+bool Hazards::warp_may_read(int warp, SharedAddress address) {
+    const Granule& granule = granules_[index(address)];
+    if (granule.written != Written::Stored) return granule.written == Written::Never;
+    int32_t& known = known_[static_cast<size_t>(warp) * cta_.threads + granule.writer];
+    if (known >= granule.written_at) return true;
+    known = never;
+    for (int lane = 32 * warp; lane < 32 * warp + 32; ++lane) {
+        known = std::min(known, cta_.clocks.of(lane, granule.writer));
+    }
+    return known >= granule.written_at;
+}
+
+void Hazards::may_read(int thread, const char* primitive, SharedAddress address) const {
+    const Clocks& clocks = cta_.clocks;
+    const Granule& granule = granules_[index(address)];
     if (granule.written == Written::Copied &&
-        !clocks.knows(me, clocks.completed_phases(granule.writer), granule.written_at)) {
-        fault("reads %s before the barrier: a tma_load fills it that this thread has not waited for",
-              name(address).text);
+        !clocks.knows(thread, clocks.completed_phases(granule.writer), granule.written_at)) {
+        fault_of(thread, primitive,
+                 "reads %s before the barrier: a tma_load fills it that this thread has not waited for",
+                 name(address).text);
     }
-    if (granule.written == Written::Stored && granule.writer != me &&
-        !clocks.knows(me, granule.writer, granule.written_at)) {
-        fault("reads %s, which thread %d has stored to with no barrier in between", name(address).text, granule.writer);
+    if (granule.written == Written::Filling) {
+        fault_of(thread, primitive, "reads %s, which a copy of thread %d fills that it has not waited for",
+                 name(address).text, granule.writer);
     }
-    granule.reader = static_cast<int16_t>(me);
-    granule.read_at = clocks.now(me);
+    if (granule.written == Written::Stored && granule.writer != thread &&
+        !clocks.knows(thread, granule.writer, granule.written_at)) {
+        fault_of(thread, primitive, "reads %s, which thread %d has stored to with no barrier in between",
+                 name(address).text, granule.writer);
+    }
 }
 
 void Hazards::fence() {
@@ -146,7 +211,6 @@ void Hazards::fill(SharedAddress address, uint32_t bytes, int slot, int32_t phas
         granule.written = Written::Copied;
         granule.writer = static_cast<int16_t>(slot);
         granule.written_at = phase;
-        granule.reader = -1;
         granule.store = -1;
     }
 }
@@ -176,7 +240,9 @@ void Hazards::operand(int warpgroup, int32_t wgmma, SharedAddress address, Needs
 void Hazards::need_granule(size_t at, Needs& needs) {
     const Granule& granule = granules_[at];
     const SharedAddress where = address_of(at);
-    if (granule.written == Written::Copied) {
+    if (granule.written == Written::Filling) {
+        fault("reads %s, which a copy of thread %d fills that it has not waited for", name(where).text, granule.writer);
+    } else if (granule.written == Written::Copied) {
         need(cta_.clocks.completed_phases(granule.writer), granule.written_at, where, needs);
     } else if (granule.written == Written::Stored) {
         if (granule.fenced_at == never) {

@@ -51,6 +51,12 @@ void tma_store(const TensorMap& map, SharedAddress source, int c0, int c1, int c
 
 void tma_store_commit() { step("tma_store_commit").copy_engine.commit(); }
 
+void copy_async_16(SharedAddress to, const void* from) { copy_async_16(to, from, 16); }
+void copy_async_16(SharedAddress to, const void* from, int bytes) {
+    step("copy_async_16").thread_copies.begin(to, from, bytes);
+}
+void copy_async_commit() { step("copy_async_commit").thread_copies.commit(); }
+
 void fence_proxy_async() { step("fence_proxy_async").hazards.fence(); }
 
 void store_shared_16(SharedAddress address, uint32_t x, uint32_t y, uint32_t z, uint32_t w) {
@@ -81,6 +87,14 @@ void load_shared_8(SharedAddress address, uint32_t (&value)[2]) {
     cta.memory.check(address, 8, 8);
     cta.hazards.load(address);
     std::memcpy(value, cta.memory.at(address), 8);
+}
+
+void load_matrix_x4(SharedAddress row, uint32_t (&matrices)[4]) {
+    step("load_matrix_x4").warps.load_matrices(1, &row, &matrices);
+}
+
+void load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]) {
+    step("load_matrix_x4_transposed").warps.load_matrix_x4_transposed(row, matrices);
 }
 
 void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
@@ -149,6 +163,20 @@ void acquire_registers(int count) { step("registers_acquire").registers.acquire(
 void wait_stores_read(int pending) { step("tma_store_wait_read").copy_engine.wait_read(pending); }
 void wait_stores_written(int pending) { step("tma_store_wait").copy_engine.wait_written(pending); }
 void wait_wgmmas(int pending) { step("wgmma_wait").tensor_cores.wait(pending); }
+void wait_copies(int pending) { step("copy_async_wait").thread_copies.wait(pending); }
+
+void load_matrices(int count, const uint32_t* rows, uint32_t (*matrices)[4]) {
+    step("load_matrices").warps.load_matrices(count, rows, matrices);
+}
+
+void multiply_shared(const Strips& strips, const SharedColumns& columns, float* const* sums, const uint32_t (*a)[4],
+                     const uint32_t* rows) {
+    step("mma_shared").warp_products.multiply_shared(strips, columns, sums, a, rows);
+}
+
+void multiply_strips(const Strips& strips, float* const* sums, const uint32_t (*a)[4], const uint32_t (&b)[4]) {
+    step("mma_strips").warp_products.multiply(strips, sums, a, b);
+}
 
 void issue_wgmma(const WgmmaInstruction& instruction, void* accumulators, const uint32_t* a_registers) {
     step("wgmma").tensor_cores.issue(instruction, accumulators, a_registers);

@@ -6,6 +6,7 @@
 #include "selftest/products.h"
 #include "selftest/system.h"
 #include "selftest/threads.h"
+#include "selftest/warp_products.h"
 
 int main() {
     using namespace attn::selftest;
@@ -16,6 +17,8 @@ int main() {
     test_stores();
     test_products();
     test_products8();
+    test_copies();
+    test_warp_products();
     test_warps();
     test_registers();
     test_launches();

@@ -237,7 +237,7 @@ void TensorCores::execute(Warpgroup& warpgroup) {
     } else if (integers) {
         to_floats(sums);
     }
-    add_tile_product(sums.data(), a_, b_, operation.instruction.n, depth_of(operation.instruction.element));
+    add_tile_product(sums.data(), a_, b_, 64, operation.instruction.n, depth_of(operation.instruction.element));
     if (integers) to_integers(sums);
     free_operations_.push_back(std::move(warpgroup.operations.front()));
     warpgroup.operations.erase(warpgroup.operations.begin());

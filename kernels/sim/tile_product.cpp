@@ -6,14 +6,14 @@ namespace attn::sim {
 
 namespace {
 
-constexpr int rows = 64, block = 4;
+constexpr int block = 4;
 
 typedef float Lanes __attribute__((vector_size(32)));
 
 // Products of two numbers of 16 bits or fewer are exact in float, so it makes no difference whether they are fused with the addition:
 // every processor computes the same bits.
 template <int depth>
-__attribute__((always_inline)) inline void add_product(float* sums, const float* a, const float* b, int n) {
+__attribute__((always_inline)) inline void add_product(float* sums, const float* a, const float* b, int rows, int n) {
     for (int row = 0; row < rows; row += block) {
         for (int column = 0; column < n; column += 8) {
             Lanes sum[block];
@@ -38,20 +38,20 @@ __attribute__((always_inline)) inline void add_product(float* sums, const float*
 #pragma GCC optimize("O3")
 
 template <int depth>
-void with_baseline(float* sums, const float* a, const float* b, int n) {
-    add_product<depth>(sums, a, b, n);
+void with_baseline(float* sums, const float* a, const float* b, int rows, int n) {
+    add_product<depth>(sums, a, b, rows, n);
 }
 
 #if defined(__x86_64__)
 template <int depth>
-__attribute__((target("avx2,fma"))) void with_avx2(float* sums, const float* a, const float* b, int n) {
-    add_product<depth>(sums, a, b, n);
+__attribute__((target("avx2,fma"))) void with_avx2(float* sums, const float* a, const float* b, int rows, int n) {
+    add_product<depth>(sums, a, b, rows, n);
 }
 #endif
 
 #pragma GCC pop_options
 
-using Product = void (*)(float*, const float*, const float*, int);
+using Product = void (*)(float*, const float*, const float*, int, int);
 
 template <int depth>
 Product best() {
@@ -63,9 +63,9 @@ Product best() {
 
 }  // namespace
 
-void add_tile_product(float* sums, const float* a, const float* b, int n, int depth) {
+void add_tile_product(float* sums, const float* a, const float* b, int rows, int n, int depth) {
     static const Product of_16 = best<16>(), of_32 = best<32>();
-    (depth == 16 ? of_16 : of_32)(sums, a, b, n);
+    (depth == 16 ? of_16 : of_32)(sums, a, b, rows, n);
 }
 
 }  // namespace attn::sim

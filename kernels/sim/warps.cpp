@@ -118,6 +118,76 @@ uint32_t Warps::ballot(bool holds) {
     return my_lane().bits;
 }
 
+// Lane l gets of matrix i two elements of row l / 4; of the transposed matrix, one of each of two rows.
+void Warps::load_matrices(int count, const SharedAddress* rows, uint32_t (*matrices)[4]) {
+    static const char meeting[] = "load_matrix_x4";
+    my_lane().rows = rows;
+    my_lane().matrices = matrices;
+    together(meeting, count, [&] {
+        const Lane* lanes = mine().lanes;
+        for (int n = 0; n < count; ++n) {
+            SharedAddress at[32];
+            for (int lane = 0; lane < 32; ++lane) {
+                at[lane] = lanes[lane].rows[n];
+            }
+            check_matrices(meeting, at, false);
+            for (int lane = 0; lane < 32; ++lane) {
+                for (int i = 0; i < 4; ++i) {
+                    const uint8_t* from = cta_.memory.at(at[8 * i + lane / 4]) + lane % 4 * 4;
+                    std::memcpy(&lanes[lane].matrices[n][i], from, 4);
+                }
+            }
+        }
+    });
+}
+
+void Warps::load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]) {
+    static const char meeting[] = "load_matrix_x4_transposed";
+    my_lane().rows = &row;
+    my_lane().matrices = &matrices;
+    together(meeting, 0, [&] {
+        const Lane* lanes = mine().lanes;
+        SharedAddress at[32];
+        for (int lane = 0; lane < 32; ++lane) {
+            at[lane] = *lanes[lane].rows;
+        }
+        check_matrices(meeting, at, true);
+        for (int lane = 0; lane < 32; ++lane) {
+            for (int i = 0; i < 4; ++i) {
+                uint16_t pair[2];
+                for (int part = 0; part < 2; ++part) {
+                    const uint8_t* from = cta_.memory.at(at[8 * i + lane % 4 * 2 + part]) + lane / 4 * 2;
+                    std::memcpy(&pair[part], from, 2);
+                }
+                lanes[lane].matrices[0][i] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
+            }
+        }
+    });
+}
+
+void Warps::check_matrices(const char* primitive, const SharedAddress (&rows)[32], bool transposed) {
+    const int first = cta_.scheduler.current() / 32 * 32;
+    for (int from = 0; from < 32; ++from) {
+        const SharedAddress row = rows[from];
+        cta_.memory.check(row, 16, 16);
+        cta_.hazards.matrix_row(first + from, row);
+        const int in_matrix = from % 8;
+        if (!cta_.hazards.warp_may_read(first / 32, row)) {
+            // Those who get a part of it: four neighbours, or every fourth lane.
+            for (int i = 0; i < (transposed ? 8 : 4); ++i) {
+                const int lane = transposed ? in_matrix / 2 + 4 * i : 4 * in_matrix + i;
+                cta_.hazards.may_read(first + lane, primitive, row);
+            }
+        }
+        for (int other = from - in_matrix; other < from; ++other) {
+            if ((rows[other] ^ row) % 128 == 0 && rows[other] != row) {
+                fault("bank conflict: rows at %s and %s of one matrix are in the same banks", name(rows[other]).text,
+                      name(row).text);
+            }
+        }
+    }
+}
+
 // Row r of matrix i is 16 bytes: four bytes from each of lanes 4r to 4r + 3, at the address that lane 8i + r gives.
 //
 // The row counts as written by the lane that gives its address. A kernel in which any lane forgets its fence is

@@ -1,4 +1,4 @@
-// What the 32 lanes of a warp do together: shuffles, warp_sync, matrix stores.
+// What the 32 lanes of a warp do together: shuffles, warp_sync, matrix loads and stores.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -20,7 +20,21 @@ class Warps {
     float shuffle_xor(float value, int mask);
     uint32_t value_of_lane(uint32_t value, int lane);
     uint32_t ballot(bool holds);
+    void load_matrices(int count, const SharedAddress* rows, uint32_t (*matrices)[4]);
+    void load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]);
     void store_matrix_x4(SharedAddress row, const uint32_t (&fragments)[4]);
+
+    // The last of the 32 lanes that call this with the same name and argument does the work.
+    template <class Work>
+    void together(const char* meeting, int argument, Work work) {
+        if (!meet(meeting, argument)) return;
+        work();
+        finish(mine());
+    }
+
+    // By the last lane, of four matrices of which each lane gives a row, one of its `rows`: every lane that gets a part of a row
+    // knows it to be there, and rows of one matrix are in different banks.
+    void check_matrices(const char* primitive, const SharedAddress (&rows)[32], bool transposed);
 
     // How far the meeting of a warp is, for the report of a deadlock.
     std::string state(int warp) const;
@@ -32,6 +46,9 @@ class Warps {
         uint32_t bits;
         int from;
         uint32_t fragments[4];
+        // Where the lane keeps the rows that it names, and takes what it gets: it stands still meanwhile.
+        const SharedAddress* rows;
+        uint32_t (*matrices)[4];
     };
 
     struct Warp {

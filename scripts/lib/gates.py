@@ -3,6 +3,8 @@
 import re
 from dataclasses import dataclass, field
 
+import warp_gates
+
 # Registers of a multiprocessor, and the shared memory that a block can have.
 REGISTERS = 65536
 SHARED_BYTES = 232448
@@ -40,7 +42,8 @@ class Kernel:
 
     @property
     def family(self):
-        return self.source.split("/")[0]
+        """The folder that says which gates a kernel passes: flash/sm90, copy."""
+        return "/".join(self.source.split("/")[:2 if self.source.startswith("flash/") else 1])
 
 
 @dataclass
@@ -81,19 +84,19 @@ class Tile:
 
 def judge(kernel):
     """Runs all gates for a kernel; what is wrong is added to its failures."""
-    tile = Tile.of(kernel.name)
+    tile = Tile.of(kernel.name) or warp_gates.WarpTile.of(kernel.name)
     if tile is not None:
         kernel.shared_bytes += tile.shared_bytes
     kernel.shared_bytes += sage_shared_bytes(kernel.name)
     gates = [private_memory, register_budget, shared_memory, store_fences]
-    gates += {"flash": [flash_roles, flash_products, flash_order], "copy": [copy_width, copy_registers],
-              "edge": [copy_width, edge_registers, edge_loads], "exchange": [exchange_fence],
-              "sage": sage_gates(kernel)}.get(kernel.family, [])
+    gates += {"flash/sm90": [flash_roles, flash_products, flash_order, flash_cover], "flash/sm80": warp_gates.GATES,
+              "copy": [copy_width, copy_registers], "edge": [copy_width, edge_registers, edge_loads],
+              "exchange": [exchange_fence], "sage": sage_gates(kernel)}.get(kernel.family, [])
     if "push_kernel" in kernel.name:
         gates.append(copy_width)
     if "peak_kernel" in kernel.name:
         gates.append(peak_products)
-    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_(*PRODUCTS))
+    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_(*PRODUCTS, "HMMA"))
     for gate in gates:
         kernel.failures.extend(dict.fromkeys(gate(kernel)))
 
@@ -253,6 +256,16 @@ def flash_order(kernel):
             yield f"{misplaced} of {before} exponentials are outside the waits for scores and output: no overlap"
         elif before < tile.keys // 2:
             yield f"a loop with {before} exponentials, fewer than its {tile.keys // 2} scores"
+
+
+def flash_cover(kernel):
+    """Along a cover there are two loops: one reads the mask pair by pair, and one knows nothing of it."""
+    tile = Tile.of(kernel.name)
+    if tile is None or tile.kind != "irregular":
+        return
+    reads = sorted(any(each.is_("LDG") for each in loop) for loop in kernel.hot_loops)
+    if reads != [False, True]:
+        yield f"{reads.count(False)} loops that read no mask and {reads.count(True)} that do, instead of one each"
 
 
 SAGE_TILE = re.compile(r"\bsage::sm90::Tile<(\d+)>")

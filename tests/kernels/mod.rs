@@ -127,6 +127,13 @@ macro_rules! kernel_tests {
         kernel_tests!(masked half::bf16; $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(masked half::bf16; $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(masked half::f16; $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::f16; $rig, sm80_d32, 32, Which::Sm80);
+        kernel_tests!($rig, sm80_d64, 64, Which::Sm80);
+        kernel_tests!(masked half::bf16; $rig, sm80_d64_masked, 64, Which::Sm80);
+        kernel_tests!(also half::bf16; $rig, sm80_d96, 96, Which::Sm80);
+        kernel_tests!(also half::f16; $rig, sm80_d128, 128, Which::Sm80);
+        kernel_tests!(also half::bf16; $rig, sm80_d192, 192, Which::Sm80);
+        kernel_tests!(also half::f16; $rig, sm80_d256, 256, Which::Sm80);
         each_flash! { $rig, sdpa_as_the_others, 40, Which::Sdpa;
             heads_share_keys,
             padding_reaches_nobody,

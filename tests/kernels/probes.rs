@@ -55,7 +55,8 @@ fn product<T: Half, R: Rig>(form: WgmmaForm, n: usize) {
 
 /// The same of 8-bit elements, k contiguous in both operands: whole numbers that both types hold.
 pub fn tensor_cores_multiply_8_bits<R: Rig>() {
-    let forms = [(true, false, 128), (false, false, 64), (false, true, 64), (false, false, 128), (false, true, 128)];
+    let forms =
+        [(true, false, 128), (false, false, 64), (false, true, 64), (false, false, 128), (false, true, 128)];
     for swizzle in [32, 64, 128] {
         for (integers, a_from_registers, n) in forms {
             let Some(queue) = R::queue(n as u64) else { return };

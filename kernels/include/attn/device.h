@@ -6,6 +6,8 @@
 #include <attn_sim/device.h>
 #else
 #include "attn/cuda/barrier.h"
+#include "attn/cuda/copy_async.h"
+#include "attn/cuda/mma.h"
 #include "attn/cuda/shared.h"
 #include "attn/cuda/system.h"
 #include "attn/cuda/thread.h"

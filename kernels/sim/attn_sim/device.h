@@ -8,6 +8,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "mma.h"
 #include "numbers.h"
 #include "tensor_map.h"
 #include "vector_types.h"
@@ -48,11 +49,17 @@ void tma_load(SharedAddress destination, const TensorMap& map, SharedAddress bar
 void tma_store(const TensorMap& map, SharedAddress source, int c0, int c1, int c2, int c3, int c4);
 void tma_store_commit();
 
+void copy_async_16(SharedAddress to, const void* from);
+void copy_async_16(SharedAddress to, const void* from, int bytes);
+void copy_async_commit();
+
 void fence_proxy_async();
 void store_shared_16(SharedAddress address, uint32_t x, uint32_t y, uint32_t z, uint32_t w);
 void load_shared_16(SharedAddress address, uint32_t (&value)[4]);
 void store_shared_8(SharedAddress address, uint32_t x, uint32_t y);
 void load_shared_8(SharedAddress address, uint32_t (&value)[2]);
+void load_matrix_x4(SharedAddress row, uint32_t (&matrices)[4]);
+void load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]);
 void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3);
 void pin_before_wait(SharedAddress scratch, float a, float b);
 
@@ -79,6 +86,7 @@ void acquire_registers(int count);
 void wait_stores_read(int pending);
 void wait_stores_written(int pending);
 void wait_wgmmas(int pending);
+void wait_copies(int pending);
 void check_global(const void* address);
 void stores_global();
 
@@ -105,6 +113,10 @@ void wgmma_wait() {
     sim::wait_wgmmas(N);
 }
 template <int N>
+void copy_async_wait() {
+    sim::wait_copies(N);
+}
+template <int N>
 void registers_fence(float (&)[N]) {}
 template <int N>
 void registers_fence(int32_t (&)[N]) {}
@@ -116,13 +128,45 @@ struct F32 {};
 template <class T>
 using Stored = std::conditional_t<std::is_same_v<T, F32>, float, uint16_t>;
 
+namespace sim {
+
+template <class T>
+constexpr Element element_of() {
+    static_assert(std::is_same_v<T, Bf16> || std::is_same_v<T, F16>, "tensor cores multiply Bf16 or F16");
+    return std::is_same_v<T, Bf16> ? Element::Bf16 : Element::F16;
+}
+
+}  // namespace sim
+
+template <class T, int Strips, int N>
+void mma_strips(float (&d)[Strips][N], int at, const uint32_t (&a)[Strips][4], const uint32_t (&b)[4]) {
+    float* sums[Strips];
+    for (int m = 0; m < Strips; ++m) {
+        sums[m] = d[m] + 4 * at;
+    }
+    sim::multiply_strips({sim::element_of<T>(), Strips}, sums, a, b);
+}
+
+template <int Count>
+void load_matrices(const SharedAddress (&rows)[Count], uint32_t (&matrices)[Count][4]) {
+    sim::load_matrices(Count, rows, matrices);
+}
+
+template <class T, bool Transposed, int Strips, int N>
+void mma_shared(float (&d)[Strips][N], const uint32_t (&a)[Strips][4], const SharedAddress (&rows)[N / 8]) {
+    float* sums[Strips];
+    for (int m = 0; m < Strips; ++m) {
+        sums[m] = d[m];
+    }
+    sim::multiply_shared({sim::element_of<T>(), Strips}, {2 * N, Transposed}, sums, a, rows);
+}
+
 template <class T, int N, int TransB>
 struct Wgmma {
-    static_assert(std::is_same_v<T, Bf16> || std::is_same_v<T, F16>, "wgmma multiplies Bf16 or F16");
     static_assert(N % 8 == 0 && N >= 8 && N <= 256, "the N of a wgmma is a multiple of 8 from 8 to 256");
     static_assert(TransB == 0 || TransB == 1, "TransB is 0 (B K-major) or 1 (B MN-major)");
 
-    static constexpr sim::Element element = std::is_same_v<T, Bf16> ? sim::Element::Bf16 : sim::Element::F16;
+    static constexpr sim::Element element = sim::element_of<T>();
 
     static void ss(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
         sim::issue_wgmma({N, element, false, TransB == 1, accumulate, a, b}, d, nullptr);

@@ -56,16 +56,26 @@ ATTN_KERNEL(block_threads, 1) wgmma8_kernel(ATTN_GRID_CONSTANT const AttnProbeWg
     block_sync();
 
     const int lane = thread_index() % 32, row = thread_index() / 32 * 16 + lane / 4;
+    // A lane has four neighbours along k of two rows, and the four that are 16 on. All are there before the first product.
+    uint32_t fragment[probe_k / instruction_k][4];
+    if constexpr (Registers) {
+#pragma unroll
+        for (int step = 0; step < probe_k / instruction_k; ++step) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) {
+                fragment[step][i] =
+                    four(a + (row + i % 2 * 8) * probe_k + step * instruction_k + i / 2 * 16 + lane % 4 * 4, 1);
+            }
+        }
+    }
     Sum d[N / 2];
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < probe_k; k += instruction_k) {
         const uint64_t of_b = descriptor(b_shared, p.swizzle, N, k);
         if constexpr (Registers) {
-            // A lane has four neighbours along k of two rows, and the four that are 16 on.
-            const uint8_t* from = a + row * probe_k + k + lane % 4 * 4;
-            Wgmma8<T, N>::rs(d, four(from, 1), four(from + 8 * probe_k, 1), four(from + 16, 1),
-                             four(from + 8 * probe_k + 16, 1), of_b, k > 0);
+            const uint32_t(&r)[4] = fragment[k / instruction_k];
+            Wgmma8<T, N>::rs(d, r[0], r[1], r[2], r[3], of_b, k > 0);
         } else {
             Wgmma8<T, N>::ss(d, descriptor(a_shared, p.swizzle, probe_m, k), of_b, k > 0);
         }

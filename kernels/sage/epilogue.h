@@ -24,8 +24,8 @@ ATTN_DEVICE float of_query(const flash::Problem& p, const float* queries, const 
 
 // What each of this thread's columns is multiplied with: two neighbours of each eight.
 ATTN_DEVICE const float* value_scales(const Problem& p, const flash::Place& place, int head_dim) {
-    const int kv_heads = p.tiles.heads / p.tiles.heads_per_kv, head = place.head / p.tiles.heads_per_kv;
-    return p.value_scale + (static_cast<int64_t>(place.batch) * kv_heads + head) * head_dim + 2 * (thread_index() & 3);
+    const int64_t head = static_cast<int64_t>(place.batch) * p.kv_heads + place.head / p.tiles.heads_per_kv;
+    return p.value_scale + head * head_dim + 2 * (thread_index() & 3);
 }
 
 // The largest product of a row, true.

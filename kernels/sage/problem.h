@@ -11,6 +11,7 @@ struct Problem {
     // As AttnSageTensors.
     const float *query_scale, *query_mean, *key_scale, *value_scale;
     int32_t type;
+    int kv_heads;
     bool carried;
 };
 

@@ -57,14 +57,14 @@ struct Consumer {
 
     // Where this thread's scale of a head's first block stands.
     ATTN_DEVICE int key_scales(const flash::Place& place) const {
-        const int kv_heads = p.tiles.heads / p.tiles.heads_per_kv, head = place.head / p.tiles.heads_per_kv;
-        return (place.batch * kv_heads + head) * blocks_of(p.tiles.seq_k) * key_groups + (thread_index() & 3);
+        const int head = place.head / p.tiles.heads_per_kv;
+        return (place.batch * p.kv_heads + head) * blocks_of(p.tiles.seq_k) * key_groups + (thread_index() & 3);
     }
 
-    // The scales of a thread's two queries stand in shared memory of its own: all registers are taken. (The
-    // simulator watches 16 bytes at a time.)
-    ATTN_DEVICE SharedAddress query_scales() const { return shared.scale + 16 * (thread_index() - 128); }
-    ATTN_DEVICE void keep_query_scales(const flash::Place& place) const {
+    // The scales of a thread's two queries, and where its keys' scales begin, stand in shared memory of its own: all
+    // registers are taken. (Sixteen bytes for each thread, as the simulator watches them.)
+    ATTN_DEVICE SharedAddress own_scales() const { return shared.scale + 16 * (thread_index() - 128); }
+    ATTN_DEVICE void keep_scales(const flash::Place& place) const {
         uint32_t bits[2];
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
@@ -72,14 +72,16 @@ struct Consumer {
             const float scale = at < p.tiles.seq_q ? of_query(p.tiles, p.query_scale, place, at) : 1.0f;
             memcpy(bits + r, &scale, 4);
         }
-        store_shared_8(query_scales(), bits[0], bits[1]);
+        store_shared_8(own_scales(), bits[0], bits[1]);
+        store_shared_8(own_scales() + 8, static_cast<uint32_t>(key_scales(place)), 0);
     }
     // What the products of a block of keys are multiplied with.
-    ATTN_DEVICE void load_factors(float (&factor)[2], int scales, int block) const {
-        uint32_t bits[2];
-        load_shared_8(query_scales(), bits);
+    ATTN_DEVICE void load_factors(float (&factor)[2], int block) const {
+        uint32_t bits[2], keys[2];
+        load_shared_8(own_scales(), bits);
+        load_shared_8(own_scales() + 8, keys);
         memcpy(factor, bits, 8);
-        const float key_scale = p.key_scale[scales + block * key_groups];
+        const float key_scale = p.key_scale[static_cast<int>(keys[0]) + block * key_groups];
         factor[0] *= key_scale;
         factor[1] *= key_scale;
     }
@@ -99,17 +101,16 @@ struct Consumer {
 
     // Products of keys that are not attended become -inf.
     ATTN_DEVICE void mask(Scores& scores, const flash::Place& place, int block) {
-        const int length = key_length(p.tiles.mask, place.batch, p.tiles.seq_k), row = first_row(place);
-        flash::mask_block<Tile>(scores, p.tiles, length, row, block);
-        if (is_irregular(p.tiles.mask)) {
-            flash::mask_pairs<Tile>(scores, p.tiles, flash::PairMask::of(p.tiles, place, row), block);
-        }
+        uint32_t allowed[2];
+        // What follows from the row is found anew each time: there are no registers to keep it in.
+        flash::read_pairs<Tile>(allowed, p.tiles, place, opaque(first_row(place)), block);
+        flash::mask_pairs(scores, allowed);
     }
 
     // The first block's weights, before the loops.
-    ATTN_DEVICE void enter(int block, int scales, const flash::Place& place) {
+    ATTN_DEVICE void enter(int block, const flash::Place& place) {
         float factor[2];
-        load_factors(factor, scales, block);
+        load_factors(factor, block);
         int32_t whole[Tile::keys / 2];
         Scores scores;
         await_keys();
@@ -127,9 +128,9 @@ struct Consumer {
     // The weights of a block, while the values of the block before are added. Where pairs are looked at one by one there
     // are no registers for both: the values come first.
     template <bool Masked>
-    ATTN_DEVICE void step(int block, int scales, const flash::Place& place) {
+    ATTN_DEVICE void step(int block, const flash::Place& place) {
         float factor[2];
-        load_factors(factor, scales, block);
+        load_factors(factor, block);
         int32_t whole[Tile::keys / 2];
         Products products;
         await_keys();
@@ -185,14 +186,13 @@ struct Consumer {
         const bool masked = !run.is_empty();
         if (!masked) run = next_run<Tile>(p.tiles, place, Cover::Full, 0);
         if (run.is_empty()) return false;
-        const int scales = key_scales(place);
-        enter(run.begin, scales, place);
+        enter(run.begin, place);
         ++run.begin;
         if (masked) {
 #pragma unroll 1
             do {
 #pragma unroll 1
-                for (int block = run.begin; block < run.end; ++block) step<true>(block, scales, place);
+                for (int block = run.begin; block < run.end; ++block) step<true>(block, place);
                 run = next_run<Tile>(p.tiles, place, Cover::Partial, run.end);
             } while (!run.is_empty());
             run = next_run<Tile>(p.tiles, place, Cover::Full, 0);
@@ -201,7 +201,7 @@ struct Consumer {
 #pragma unroll 1
         do {
 #pragma unroll 1
-            for (int block = run.begin; block < run.end; ++block) step<false>(block, scales, place);
+            for (int block = run.begin; block < run.end; ++block) step<false>(block, place);
             run = next_run<Tile>(p.tiles, place, Cover::Full, run.end);
         } while (!run.is_empty());
         return true;
@@ -251,7 +251,7 @@ struct Consumer {
         begin(rows);
 #pragma unroll
         for (int i = 0; i < Tile::head_dim / 2; ++i) output[i] = 0.0f;
-        keep_query_scales(place);
+        keep_scales(place);
         barrier_wait(shared.query_full, static_cast<uint32_t>(round & 1));
         const bool any = attend(place);
         // Without any product to join the warpgroup, a thread that is slow to look at the barrier could find it a phase

@@ -71,6 +71,7 @@ int launch_tile(const AttnSage& sage, void* stream) {
     p.key_scale = tensors.key_scale;
     p.value_scale = tensors.value_scale;
     p.type = call.type;
+    p.kv_heads = call.kv_heads;
     p.carried = carried;
     if (is_irregular(call.mask)) {
         if (int status = launch_cover(call, Tile::rows, Tile::keys, stream)) return status;

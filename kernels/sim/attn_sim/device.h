@@ -210,6 +210,7 @@ struct Wgmma8<E4m3, N> {
 inline int opaque(int value) { return value; }
 
 inline int count_bits(uint32_t bits) { return __builtin_popcount(bits); }
+inline int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
 
 inline float exp2_approx(float x) { return exp2f(x); }
 inline float natural_log(float x) { return logf(x); }

@@ -25,6 +25,35 @@ kernel_tests!(Simulator);
 #[global_allocator]
 static ALLOCATOR: support::counting::Counting = support::counting::Counting;
 
+/// docs/gpu.md says of each kernel what the code does.
+#[test]
+fn the_table_in_the_documents_is_what_the_code_says() {
+    use attn::cuda::{Architecture, kernels};
+    let page = include_str!("../docs/gpu.md");
+    let said: Vec<&str> = page
+        .lines()
+        .skip_while(|line| !line.starts_with("| kernel | compute capability |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .collect();
+    let of_code = kernels().map(|(name, info)| {
+        let cards = match info.needs {
+            Architecture::Hopper => "9.0",
+            Architecture::Ampere => "8.0 and later",
+            other => panic!("{other:?} is in no table"),
+        };
+        let elements: Vec<String> = info.elements.iter().map(ToString::to_string).collect();
+        let scale = if info.positive_scale { "above 0" } else { "any" };
+        let alignment = match info.alignment {
+            1 => String::from("any"),
+            bytes => format!("multiples of {bytes} bytes"),
+        };
+        let head_dims = info.head_dims_text();
+        format!("| `{name}` | {cards} | {} | {head_dims} | {scale} | {alignment} |", elements.join(", "))
+    });
+    assert_eq!(said, of_code);
+}
+
 /// What must find a fault planted in one of the kernels; `scripts/mutate-kernels` runs these.
 mod mutants {
     use super::*;
@@ -32,6 +61,11 @@ mod mutants {
         Kernel, Which, a_bit_of_everything, a_bit_of_irregular_masks, a_bit_of_shared_tiles,
     };
     use attn::cuda::FlashForm::{Overlapped, Simple};
+
+    #[test]
+    fn sdpa() {
+        crate::kernels::sdpa::a_bit_of_everything::<Simulator>();
+    }
 
     macro_rules! bits {
         ($($name:ident: $bit:ident, $head_dim:literal, $which:expr;)*) => {$(

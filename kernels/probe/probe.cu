@@ -163,6 +163,7 @@ WgmmaKernel wgmma_kernel_for(const AttnProbeWgmma& call) {
 template <class T>
 WgmmaKernel wgmma_kernel_for_width(const AttnProbeWgmma& call) {
     switch (call.n) {
+        case 32: return wgmma_kernel_for<T, 32>(call);
         case 64: return wgmma_kernel_for<T, 64>(call);
         case 80: return wgmma_kernel_for<T, 80>(call);
         case 96: return wgmma_kernel_for<T, 96>(call);

@@ -82,7 +82,8 @@ def judge(kernel):
     if tile is not None:
         kernel.shared_bytes += tile.shared_bytes
     gates = [private_memory, register_budget, shared_memory, store_fences]
-    gates += {"flash/sm90": [flash_roles, flash_products, flash_order], "flash/sm80": warp_gates.GATES, "copy": [copy_width, copy_registers],
+    gates += {"flash/sm90": [flash_roles, flash_products, flash_order, flash_cover], "flash/sm80": warp_gates.GATES,
+              "copy": [copy_width, copy_registers],
               "exchange": [exchange_fence]}.get(kernel.family, [])
     if "push_kernel" in kernel.name:
         gates.append(copy_width)
@@ -243,6 +244,16 @@ def flash_order(kernel):
             yield f"{misplaced} of {before} exponentials are outside the waits for scores and output: no overlap"
         elif before < tile.keys // 2:
             yield f"a loop with {before} exponentials, fewer than its {tile.keys // 2} scores"
+
+
+def flash_cover(kernel):
+    """Along a cover there are two loops: one reads the mask pair by pair, and one knows nothing of it."""
+    tile = Tile.of(kernel.name)
+    if tile is None or tile.kind != "irregular":
+        return
+    reads = sorted(any(each.is_("LDG") for each in loop) for loop in kernel.hot_loops)
+    if reads != [False, True]:
+        yield f"{reads.count(False)} loops that read no mask and {reads.count(True)} that do, instead of one each"
 
 
 def peak_products(kernel):

@@ -35,7 +35,7 @@ mod sim;
 mod transfer;
 
 pub use architecture::Architecture;
-pub use attention::{DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SdpaGpu, kernels};
+pub use attention::{DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SdpaGpu, kernels, tuning};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "cuda")]

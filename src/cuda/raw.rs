@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use attn_runtime::{AttentionCall, Band, DType, Element, Error, KeyValue, Result, View, ViewMut};
 use half::{bf16, f16};
 
-use super::attention::{FlashForm, flash_for};
+use super::attention::{FlashForm, asked, flash_for};
 use super::element::Half;
 use super::launches::GpuQueue;
 
@@ -128,7 +128,7 @@ unsafe fn typed<T: Half, Q: GpuQueue>(queue: &Q, call: &RawAttention) -> Result<
         out,
         lse,
     };
-    let kernel = flash_for::<Q::Device>(queue, call.form);
+    let kernel = flash_for(&asked::<Q::Device, T>(queue, &call_on), call.form)?;
     kernel.forward_banded(queue, &mut call_on, lengths)
 }
 

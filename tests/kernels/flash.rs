@@ -663,6 +663,8 @@ pub fn a_bit_of_shared_tiles<R: Rig>(kernel: Kernel) {
     verify::<bf16, R>(&case, kernel);
     verify::<bf16, R>(&Case::new(1, 200, kernel.head_dim).heads(2, 8, 4), kernel);
     verify::<bf16, R>(&Case::new(13, 300, kernel.head_dim).heads(1, 9, 1).causal(), kernel);
+    // A row more than a tile has.
+    verify::<bf16, R>(&Case::new(43, 90, kernel.head_dim).heads(1, 3, 1), kernel);
     let place = Place::sliced(TensorLayout::Bhsd);
     let banded = case.band(-100, 290);
     verify::<bf16, R>(&Case { place, lse: Some(place), lengths: Some(&[0, 130, 390]), ..banded }, kernel);

@@ -11,6 +11,7 @@ pub mod flash;
 pub mod probes;
 pub mod refusals;
 pub mod rig;
+pub mod sdpa;
 pub mod strategies;
 
 /// Makes a test of each named function of `module`, for a rig.
@@ -76,6 +77,21 @@ macro_rules! each_flash {
     };
 }
 
+/// Makes a test of each named function of `flash`, for one kernel in one element type.
+macro_rules! each_flash_of {
+    ($element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr; $($name:ident),* $(,)?) => {
+        mod $kernel {
+            use super::*;
+            use crate::kernels::flash::{Kernel, Which};
+
+            $(#[test]
+            fn $name() {
+                crate::kernels::flash::$name::<$element, $rig>(Kernel { head_dim: $head_dim, which: $which });
+            })*
+        }
+    };
+}
+
 /// Everything, for a rig.
 macro_rules! kernel_tests {
     ($rig:ty) => {
@@ -85,37 +101,52 @@ macro_rules! kernel_tests {
         kernel_tests!($rig, d128_overlapped, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!($rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
         kernel_tests!($rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(also $rig, d32_overlapped, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(also $rig, d96_overlapped, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(also $rig, d192_overlapped, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d32_masked, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d64_masked, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d96_masked, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(masked $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!(also $rig, sm80_d32, 32, Which::Sm80);
+        kernel_tests!(also half::f16; $rig, d32_overlapped, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::bf16; $rig, d96_overlapped, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::f16; $rig, d192_overlapped, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d32_masked, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d64_masked, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d96_masked, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::bf16; $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(masked half::f16; $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!($rig, sm80_d64, 64, Which::Sm80);
-        kernel_tests!(masked $rig, sm80_d64_masked, 64, Which::Sm80);
-        kernel_tests!(also $rig, sm80_d96, 96, Which::Sm80);
-        kernel_tests!(also $rig, sm80_d128, 128, Which::Sm80);
-        kernel_tests!(also $rig, sm80_d192, 192, Which::Sm80);
-        kernel_tests!(also $rig, sm80_d256, 256, Which::Sm80);
-        each_flash! { $rig, sdpa, 40, Which::Sdpa;
-            lengths_round_the_borders_of_tiles,
-            bands_of_every_kind,
+        kernel_tests!(also half::bf16; $rig, sm80_d32, 32, Which::Sm80);
+        kernel_tests!(also half::f16; $rig, sm80_d96, 96, Which::Sm80);
+        kernel_tests!(also half::bf16; $rig, sm80_d128, 128, Which::Sm80);
+        kernel_tests!(also half::bf16; $rig, sm80_d192, 192, Which::Sm80);
+        kernel_tests!(also half::f16; $rig, sm80_d256, 256, Which::Sm80);
+        kernel_tests!(masked half::bf16; $rig, sm80_d64_masked, 64, Which::Sm80);
+        kernel_tests!(masked half::f16; $rig, sm80_d128_masked, 128, Which::Sm80);
+        each_flash! { $rig, sdpa_as_the_others, 40, Which::Sdpa;
             heads_share_keys,
             padding_reaches_nobody,
-            lengths_cross_to_the_device,
-            segments_of_every_kind,
-            dense_masks_of_every_kind,
-            any_layout_will_do,
-            hops_carry_the_state,
             one_hop_is_one_call,
-            numbers_of_every_size,
             products_of_minus_infinity_weigh_nothing,
             a_nan_reaches_who_attends_it,
             results_do_not_depend_on_the_order_of_threads,
+        }
+        mod sdpa {
+            use super::*;
+            use crate::kernels::sdpa;
+
+            #[test]
+            fn rows_of_any_length() {
+                sdpa::rows_of_any_length::<f32, $rig>();
+                sdpa::rows_of_any_length::<half::bf16, $rig>();
+            }
+
+            #[test]
+            fn rows_anywhere() {
+                sdpa::rows_anywhere::<f32, $rig>();
+                sdpa::rows_anywhere::<half::f16, $rig>();
+            }
+
+            #[test]
+            fn masks_and_scales() {
+                sdpa::masks_and_scales::<f32, $rig>();
+                sdpa::masks_and_scales::<half::bf16, $rig>();
+            }
         }
 
         each! { $rig, allocation: steady_calls_allocate_nothing }
@@ -198,9 +229,9 @@ macro_rules! kernel_tests {
             }
         }
     };
-    // A head_dim that shares its code with others.
-    (also $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
-        each_flash! { $rig, $kernel, $head_dim, $which;
+    // A head_dim that has its code in common with others.
+    (also $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
             lengths_round_the_borders_of_tiles,
             heads_share_keys,
             padding_reaches_nobody,
@@ -209,8 +240,8 @@ macro_rules! kernel_tests {
         }
     };
     // What has kernels of its own: masks that follow a cover, and query heads that share a tile.
-    (masked $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
-        each_flash! { $rig, $kernel, $head_dim, $which;
+    (masked $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
             segments_of_every_kind,
             dense_masks_of_every_kind,
             documents_are_found_in_long_sequences,

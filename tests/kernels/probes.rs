@@ -8,7 +8,7 @@ use crate::kernels::rig::{DeviceOf, Rig};
 use crate::support::Random;
 
 /// Widths of the product that the probe has: those of attention, and some besides.
-const WIDTHS: [usize; 8] = [64, 80, 96, 112, 128, 176, 192, 256];
+const WIDTHS: [usize; 9] = [32, 64, 80, 96, 112, 128, 176, 192, 256];
 
 /// `a b` for every swizzle, order of axes and place of the operands; whole numbers, so that sums are exact.
 pub fn tensor_cores_multiply<T: Half, R: Rig>() {
@@ -65,6 +65,12 @@ pub fn the_copy_engine_swizzles<T: Half, R: Rig>() {
             (300, 2, 176, 100, 0, 2),
             (300, 4, 128, 200, 0, 4),
             (300, 1, 192, 200, 0, 1),
+            // Three slabs: a head_dim of 96 or 192.
+            (300, 3, 112, 250, 0, 3),
+            // Five lines and five more, as the query heads of a group for one query after the other: a swizzle goes on from
+            // where they end.
+            (300, 4, 5, 100, 0, 4),
+            (40, 6, 1, 7, 1, 5),
         ] {
             let Some(queue) = R::queue(seq as u64) else { return };
             let shape = [1, 1, seq, slabs * width];

@@ -39,6 +39,9 @@ struct Consumer {
         if constexpr (Tile::takes_turns) named_arrive(1 + (group + 1) % Tile::groups, 256);
     }
     ATTN_DEVICE void join_group() { named_sync(4 + group, 128); }
+    // The same, for the compiler: where lanes have read a cover, or taken different ways, it goes on computing for each by
+    // itself what is the same for all, until a barrier joins them.
+    ATTN_DEVICE void join_lanes() { join_group(); }
     ATTN_DEVICE void join_groups() { named_sync(7, 128 * Tile::groups); }
 
     ATTN_DEVICE void await_keys() const { barrier_wait(shared.key_full + 8 * turn.stage(), turn.parity()); }
@@ -261,9 +264,7 @@ struct Consumer {
             }
             barrier_wait(shared.query_full, query_parity);
             query_parity ^= 1;
-            // To the compiler each lane has read the cover by itself. Only where a barrier joins them again does it compute
-            // once what is the same for all.
-            if constexpr (Tile::irregular) join_group();
+            if constexpr (Tile::irregular) join_lanes();
             if (any) {
                 attend(blocks, place);
             } else {
@@ -292,6 +293,7 @@ struct Consumer {
                 }
             }
             if constexpr (!early) release_query();
+            if constexpr (Tile::packed) join_lanes();
         }
         if constexpr (!Tile::carried) {
             if (speaks()) tma_store_wait_read<0>();

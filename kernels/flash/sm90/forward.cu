@@ -25,12 +25,11 @@ constexpr Entry table[] = {
     {256, ATTN_FORM_OVERLAPPED, launch_d256_simple, launch_d256_overlapped, launch_d256_irregular},
 };
 
-// The kernel for a call, or null.
+// The kernel for a call, or null. Forms are for what neither follows a cover nor packs: that has the overlapped one alone.
 Launch choose(const Entry& entry, const AttnAttention& call) {
-    const int form = call.form == ATTN_FORM_AUTO ? static_cast<int>(entry.preferred) : call.form;
-    // Along a cover there is the overlapped form alone.
-    if (attn::is_irregular(call.mask)) return form == ATTN_FORM_OVERLAPPED ? entry.irregular : nullptr;
-    switch (form) {
+    if (attn::is_irregular(call.mask)) return entry.irregular;
+    if (packs(call)) return entry.overlapped;
+    switch (call.form == ATTN_FORM_AUTO ? static_cast<int>(entry.preferred) : call.form) {
         case ATTN_FORM_SIMPLE: return entry.simple;
         case ATTN_FORM_OVERLAPPED: return entry.overlapped;
         default: return nullptr;

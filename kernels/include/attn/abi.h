@@ -28,7 +28,8 @@ enum AttnStatus {
 enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2 };
 
 // How the flash kernel's consumer warpgroups work: AUTO asks the table of shapes; SIMPLE runs one product after the
-// other; OVERLAPPED runs the softmax of one block of keys while the tensor cores work on another.
+// other; OVERLAPPED runs the softmax of one block of keys while the tensor cores work on another. What has one kernel, gets
+// it whatever it asks for: calls with segments or a dense mask, and those with few queries.
 enum AttnForm { ATTN_FORM_AUTO = 0, ATTN_FORM_SIMPLE = 1, ATTN_FORM_OVERLAPPED = 2 };
 
 // [batch, seq, heads, head_dim] with head_dim dense.

@@ -3,18 +3,25 @@
 use attn_runtime::{AttentionCall, Flash, Result, Scope};
 
 use super::kernel::{FLASH_SM80, FLASH_SM90, FLASH_SM90_SIMPLE, Kernel};
-use super::{DeviceMasks, gpu_kernel};
+use super::tuning::{Asked, FlashVariant, Tuning};
+use super::{DeviceMasks, asked, gpu_kernel};
 use crate::cuda::architecture::Architecture;
 use crate::cuda::element::Half;
 use crate::cuda::launches::Launches;
 
+/// The compute capability that Hopper's kernel is for.
+const HOPPER: (u32, u32) = (9, 0);
+
 /// How the Hopper kernel's warpgroups share the work. The results of both forms are within rounding of each other.
+///
+/// A form is for long sequences whose mask is a band and key lengths. Calls with segments or a dense mask have one kernel,
+/// and so have those with so few queries that all query heads of a key head stand in one tile: it is theirs in any form.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum FlashForm {
     /// Whatever is known to suit the shape.
     #[default]
     Auto,
-    /// One product after the other.
+    /// One product after the other. For `head_dim` 64, 128 and 256.
     Simple,
     /// The softmax of one block of keys while the tensor cores work on another.
     Overlapped,
@@ -26,8 +33,12 @@ pub enum FlashForm {
 /// This is what [`Flash`] is on such cards. It has a name of its own for those who want to choose the
 /// [form](FlashForm), or whose masks are in memory of the device.
 ///
-/// `head_dim` 64, 128 or 256; bf16 or f16; a softmax scale above 0; any lengths and masks; rows of `head_dim` elements
-/// dense, bases and strides multiples of 16 bytes. What does not fit is refused with an error before anything is queued.
+/// `head_dim` 32, 64, 96, 128, 192 or 256; bf16 or f16; a softmax scale above 0; any lengths and masks; rows of `head_dim`
+/// elements dense, bases and strides multiples of 16 bytes. What does not fit is refused with an error before anything is
+/// queued.
+///
+/// Segments and dense masks are looked at once for each tile of queries and block of keys. Blocks that they leave nothing of
+/// are not loaded, and those of which they leave everything cost what they cost without a mask.
 ///
 /// A mask's key lengths and segments lie on the host: a call copies them to the device, and waits for that. So it cannot be
 /// captured in a graph; [`forward_with`](Self::forward_with) can.
@@ -51,9 +62,20 @@ impl FlashSm90 {
         Self { form }
     }
 
-    pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
-        let info = if self.form == FlashForm::Simple { &FLASH_SM90_SIMPLE } else { &FLASH_SM90 };
+    pub(super) const fn chosen(self) -> Kernel {
+        let info = if matches!(self.form, FlashForm::Simple) { &FLASH_SM90_SIMPLE } else { &FLASH_SM90 };
         Kernel { info, launcher: |launchers| launchers.flash_sm90, form: self.form as i32 }
+    }
+
+    /// The kernel in its form, or in the one that the table knows to suit the call.
+    fn kernel(self, asked: &Asked) -> Result<Kernel> {
+        if self.form != FlashForm::Auto {
+            return Ok(self.chosen());
+        }
+        let asked = Asked { capability: HOPPER, ..*asked };
+        let known = Tuning::in_force()?.choose(&asked);
+        let own = known.filter(|variant| *variant != FlashVariant::Sm80);
+        Ok(own.unwrap_or(FlashVariant::Sm90Overlapped).kernel())
     }
 }
 
@@ -67,8 +89,12 @@ impl FlashSm90 {
 pub struct FlashSm80;
 
 impl FlashSm80 {
-    pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
+    pub(super) const fn chosen(self) -> Kernel {
         Kernel { info: &FLASH_SM80, launcher: |launchers| launchers.flash_sm80, form: 0 }
+    }
+
+    fn kernel(self, _: &Asked) -> Result<Kernel> {
+        Ok(self.chosen())
     }
 }
 
@@ -90,7 +116,7 @@ macro_rules! forward_with {
                 call: &mut AttentionCall<'_, T, D>,
                 masks: &DeviceMasks<'_, D>,
             ) -> Result<()> {
-                self.kernel::<D>(scope.queue()).forward(scope, call, masks)
+                self.kernel(&asked::<D, T>(scope.queue(), call))?.forward(scope, call, masks)
             }
         }
     };
@@ -102,22 +128,24 @@ forward_with!(FlashSm80, Half);
 gpu_kernel!(impl[D: Launches,] FlashSm90, D, Half);
 gpu_kernel!(impl[D: Launches,] FlashSm80, D, Half);
 
-/// The kernel for a queue's card, in a form if it has forms.
-pub(crate) fn flash_for<D: Launches>(queue: &D::Queue, form: FlashForm) -> Kernel {
-    match Architecture::Hopper.is_of(D::capability(queue)) {
-        true => FlashSm90::new(form).kernel::<D>(queue),
-        false => FlashSm80.kernel::<D>(queue),
+/// The kernel for a call on its card, in a form if one is asked for and there are forms.
+pub(crate) fn flash_for(asked: &Asked, form: FlashForm) -> Result<Kernel> {
+    if form != FlashForm::Auto && Architecture::Hopper.is_of(asked.capability) {
+        return FlashSm90::new(form).kernel(asked);
     }
+    let known = Tuning::in_force()?.choose(asked);
+    // What no kernel takes is refused by the one that takes most, in its words.
+    Ok(known.unwrap_or(FlashVariant::Sm80).kernel())
 }
 
 /// What [`Flash`] is on a queue's card.
 trait OnCard {
-    fn kernel<D: Launches>(&self, queue: &D::Queue) -> Kernel;
+    fn kernel(&self, asked: &Asked) -> Result<Kernel>;
 }
 
 impl OnCard for Flash {
-    fn kernel<D: Launches>(&self, queue: &D::Queue) -> Kernel {
-        flash_for::<D>(queue, FlashForm::Auto)
+    fn kernel(&self, asked: &Asked) -> Result<Kernel> {
+        flash_for(asked, FlashForm::Auto)
     }
 }
 

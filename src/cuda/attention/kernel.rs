@@ -53,8 +53,7 @@ pub(super) static FLASH_SM90: KernelInfo = KernelInfo {
 pub(super) static FLASH_SM90_SIMPLE: KernelInfo =
     KernelInfo { head_dims: Some(&[64, 128, 256]), ..FLASH_SM90 };
 
-pub(super) static FLASH_SM80: KernelInfo =
-    KernelInfo { needs: Architecture::Ampere, ..FLASH_SM90 };
+pub(super) static FLASH_SM80: KernelInfo = KernelInfo { needs: Architecture::Ampere, ..FLASH_SM90 };
 
 pub(super) static SDPA: KernelInfo = KernelInfo {
     name: "sdpa",

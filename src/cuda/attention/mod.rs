@@ -6,6 +6,12 @@ mod kernel;
 mod masks;
 mod sdpa;
 mod state;
+pub mod tuning;
+
+use attn_runtime::{AttentionCall, BlockMask, Element};
+
+use crate::cuda::launches::Launches;
+use tuning::Asked;
 
 pub use flash::{FlashForm, FlashSm80, FlashSm90};
 pub use kernel::{KernelInfo, kernels};
@@ -14,8 +20,29 @@ pub use sdpa::SdpaGpu;
 
 pub(crate) use flash::flash_for;
 
-/// Makes a type the kernel that it chooses for a queue, on any device or on some: it has a method
-/// `kernel<D: Launches>(&self, &D::Queue) -> Kernel`.
+/// What of a call and its card a choice between kernels depends on.
+pub(crate) fn asked<D: Launches, T: Element>(queue: &D::Queue, call: &AttentionCall<'_, T, D>) -> Asked {
+    asked_by::<D>(queue, call.query.shape(), call.kv.key.shape(), &call.mask)
+}
+
+/// The same of its parts.
+fn asked_by<D: Launches>(
+    queue: &D::Queue,
+    query: [usize; 4],
+    key: [usize; 4],
+    mask: &BlockMask<'_, D>,
+) -> Asked {
+    let [queries, keys] = [query[1], key[1]].map(|length| i64::try_from(length).unwrap_or(i64::MAX));
+    Asked {
+        capability: D::capability(queue),
+        head_dim: query[3],
+        banded: mask.band.lo > 1 - queries || mask.band.hi < keys - 1,
+        keys: key[1],
+    }
+}
+
+/// Makes a type the kernel that it chooses for a call, on any device or on some: it has a method
+/// `kernel(&self, &Asked) -> Result<Kernel>`.
 macro_rules! gpu_kernel {
     (impl[$($generic:tt)*] $kernel:ty, $device:ty, $element:ident) => {
         impl<$($generic)* T: $element> attn_runtime::AttentionKernel<$device, T> for $kernel {
@@ -26,7 +53,8 @@ macro_rules! gpu_kernel {
                 scope: attn_runtime::Scope<'_, $device>,
                 call: &mut attn_runtime::AttentionCall<'_, T, $device>,
             ) -> attn_runtime::Result<()> {
-                self.kernel::<$device>(scope.queue()).forward(scope, call, &$crate::cuda::DeviceMasks::NONE)
+                let asked = $crate::cuda::attention::asked::<$device, T>(scope.queue(), call);
+                self.kernel(&asked)?.forward(scope, call, &$crate::cuda::DeviceMasks::NONE)
             }
         }
 
@@ -40,7 +68,8 @@ macro_rules! gpu_kernel {
                 scale: f32,
                 state: &mut attn_runtime::CarriedState<'_, $device>,
             ) -> attn_runtime::Result<()> {
-                self.kernel::<$device>(scope.queue()).step(scope, query, kv, mask, scale, state)
+                let asked = $crate::cuda::attention::asked_by::<$device>(scope.queue(), query.shape(), kv.key.shape(), mask);
+                self.kernel(&asked)?.step(scope, query, kv, mask, scale, state)
             }
 
             fn finish(
@@ -50,7 +79,9 @@ macro_rules! gpu_kernel {
                 out: attn_runtime::ViewMut<'_, T, $device>,
                 lse: Option<attn_runtime::ViewMut<'_, f32, $device>>,
             ) -> attn_runtime::Result<()> {
-                self.kernel::<$device>(scope.queue()).finish(scope, state, out, lse)
+                let shape = state.output.shape();
+                let asked = $crate::cuda::attention::asked_by::<$device>(scope.queue(), shape, shape, &attn_runtime::BlockMask::FULL);
+                self.kernel(&asked)?.finish(scope, state, out, lse)
             }
 
             fn begin<'a>(
@@ -58,7 +89,9 @@ macro_rules! gpu_kernel {
                 scope: attn_runtime::Scope<'a, $device>,
                 query: [usize; 4],
             ) -> attn_runtime::Result<attn_runtime::CarriedState<'a, $device>> {
-                self.kernel::<$device>(scope.queue()).begin::<$device, T>(scope, query)
+                let full = attn_runtime::BlockMask::FULL;
+                let asked = $crate::cuda::attention::asked_by::<$device>(scope.queue(), query, query, &full);
+                self.kernel(&asked)?.begin::<$device, T>(scope, query)
             }
         }
     };

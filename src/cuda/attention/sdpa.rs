@@ -6,7 +6,8 @@ use attn_runtime::{AttentionCall, Element, Result, Scope};
 
 use super::flash::forward_with;
 use super::kernel::{Kernel, SDPA};
-use super::{DeviceMasks, gpu_kernel};
+use super::tuning::Asked;
+use super::{DeviceMasks, asked, gpu_kernel};
 use crate::cuda::launches::Launches;
 
 /// Plain attention on a GPU, on `Cuda` and `Simulated`: what `Sdpa` is there, and the kernel that the others are compared
@@ -19,8 +20,8 @@ use crate::cuda::launches::Launches;
 pub struct SdpaGpu;
 
 impl SdpaGpu {
-    pub(crate) fn kernel<D: Launches>(self, _: &D::Queue) -> Kernel {
-        Kernel { info: &SDPA, launcher: |launchers| launchers.sdpa, form: 0 }
+    fn kernel(self, _: &Asked) -> Result<Kernel> {
+        Ok(Kernel { info: &SDPA, launcher: |launchers| launchers.sdpa, form: 0 })
     }
 }
 
@@ -33,12 +34,12 @@ mod marker {
 
     /// What [`Sdpa`] is on every card.
     trait OnCard {
-        fn kernel<D: Launches>(&self, queue: &D::Queue) -> Kernel;
+        fn kernel(&self, asked: &Asked) -> Result<Kernel>;
     }
 
     impl OnCard for Sdpa {
-        fn kernel<D: Launches>(&self, queue: &D::Queue) -> Kernel {
-            SdpaGpu.kernel::<D>(queue)
+        fn kernel(&self, asked: &Asked) -> Result<Kernel> {
+            SdpaGpu.kernel(asked)
         }
     }
 

@@ -7,6 +7,8 @@ mod kernels;
 mod problem;
 mod row;
 mod times;
+#[cfg(any(feature = "cuda", all(test, feature = "sim")))]
+mod tune;
 
 #[cfg(feature = "cuda")]
 use attn::cuda::{Cuda, Half};
@@ -49,10 +51,17 @@ const SIGNATURE: Signature = Signature {
 /// # Errors
 /// If the arguments do not fit each other, memory cannot be had or the device reports an error.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
-    machine::check(args.device, args.backend, args.threads)?;
-    if args.form.is_some() && args.device != DeviceName::Cuda {
+    machine::check(args.device, args.threads)?;
+    if args.form.is_some() && (args.device, args.backend) != (DeviceName::Cuda, Backend::Flash) {
         return Err(Failure::Usage(String::from(
-            "`--form` is for the GPU's kernel: say `--device cuda` too",
+            "`--form` is for the GPU's kernel `flash`: say `--device cuda` too, and leave `--backend` out",
+        )));
+    }
+    if args.tune.is_some()
+        && (args.device, args.backend, args.form) != (DeviceName::Cuda, Backend::Flash, None)
+    {
+        return Err(Failure::Usage(String::from(
+            "`--tune` is for the GPU's kernel `flash`: say `--device cuda` too, and leave `--backend` and `--form` out",
         )));
     }
     match (args.device, args.dtype) {
@@ -63,7 +72,11 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         (DeviceName::Cuda, None | Some(TypeName::Bf16)) => on_cuda::<bf16>(args),
         #[cfg(feature = "cuda")]
         (DeviceName::Cuda, Some(TypeName::F16)) => on_cuda::<f16>(args),
-        (DeviceName::Cuda, _) => Err(machine::no_f32_on_cuda()),
+        #[cfg(feature = "cuda")]
+        (DeviceName::Cuda, Some(TypeName::F32)) if args.backend == Backend::Sdpa => {
+            measure::<Cuda, _, _, f32>(&SdpaAttention, &Sdpa, args)
+        }
+        (DeviceName::Cuda, _) => Err(machine::no_f32_on_tensor_cores()),
     }
 }
 
@@ -82,6 +95,12 @@ where
 
 #[cfg(feature = "cuda")]
 fn on_cuda<T: Half>(args: &BenchArgs) -> Result<(), Failure> {
+    if let Some(table) = &args.tune {
+        return tune::run::<Cuda, T>(args, table);
+    }
+    if args.backend == Backend::Sdpa {
+        return measure::<Cuda, _, _, T>(&SdpaAttention, &Sdpa, args);
+    }
     match args.form.unwrap_or_default() {
         Form::Auto => measure::<Cuda, _, _, T>(&FlashAttention, &Flash, args),
         Form::Simple => measure::<Cuda, _, _, T>(&SimpleAttention, &SimpleFlash::default(), args),
@@ -135,9 +154,9 @@ mod tests {
     use super::*;
     use crate::cli::{SharingArgs, Strategy};
 
-    #[test]
-    fn every_form_is_measured_on_a_gpu() {
-        let args = BenchArgs {
+    /// Of a small problem on a GPU.
+    pub(super) fn args() -> BenchArgs {
+        BenchArgs {
             shape: Some([1, 128, 2, 64]),
             seq_k: None,
             kv_heads: None,
@@ -150,11 +169,17 @@ mod tests {
             threads: None,
             device: DeviceName::Cuda,
             form: None,
+            tune: None,
             runs: 1,
             warmup: Some(0),
             gemm_tflops: None,
             json: false,
-        };
+        }
+    }
+
+    #[test]
+    fn every_form_is_measured_on_a_gpu() {
+        let args = args();
         let runs = plan::runs(&args.strategy, &args.ranks, &args.sharing, |_| &[1]).unwrap();
         let problem = Problem::new::<bf16>(&args, &runs).unwrap();
         let (simple, overlapped) = (SimpleFlash::default(), OverlappedFlash::default());

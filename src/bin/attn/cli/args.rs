@@ -174,6 +174,10 @@ pub(crate) struct BenchArgs {
     /// How the warpgroups of the GPU's kernel share the work [default: auto].
     #[arg(long, value_name = "NAME")]
     pub(crate) form: Option<Form>,
+    /// Measures every kernel that `flash` can be on the GPU, and writes which is fastest to this table, row by row: for --shape
+    /// and --mask, or without a shape for many. Calls go by the table that the variable ATTN_TUNING names.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) tune: Option<PathBuf>,
     /// How many times to measure.
     #[arg(long, value_name = "N", default_value = "7", value_parser = runs)]
     pub(crate) runs: usize,

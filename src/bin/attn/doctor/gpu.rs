@@ -21,6 +21,31 @@ struct Gpu {
     memory: u64,
     /// Whether the kernels are for it.
     supported: bool,
+    /// Which ones it gets.
+    kernels: Vec<Kernel>,
+}
+
+/// A kernel of attention.
+struct Kernel {
+    name: &'static str,
+    elements: Vec<String>,
+    head_dims: String,
+}
+
+/// The kernels that a card of a compute capability gets: of each name the first that is for it.
+#[cfg(feature = "cuda")]
+fn kernels(capability: (u32, u32)) -> Vec<Kernel> {
+    let mut kernels: Vec<Kernel> = Vec::new();
+    let mut names = Vec::new();
+    for (name, info) in attn::cuda::kernels().into_iter().filter(|(_, info)| info.needs.is_of(capability)) {
+        if names.contains(&info.name) {
+            continue;
+        }
+        names.push(info.name);
+        let elements = info.elements.iter().map(ToString::to_string).collect();
+        kernels.push(Kernel { name, elements, head_dims: info.head_dims_text() });
+    }
+    kernels
 }
 
 impl Gpus {
@@ -30,7 +55,9 @@ impl Gpus {
             Err(why) => Some(why.clone()),
             // The program takes the first.
             Ok(devices) if devices.first().is_some_and(|gpu| gpu.supported) => None,
-            Ok(_) => Some(String::from("a GPU of compute capability 9.0 (H100, H200) as the first")),
+            Ok(_) => Some(String::from(
+                "a GPU of compute capability 8.0 or later (Ampere and what followed) as the first",
+            )),
         }
     }
 }
@@ -45,6 +72,7 @@ pub(super) fn ask() -> Option<Gpus> {
             compute_capability: device.compute_capability,
             memory: device.memory_bytes,
             supported: device.supported,
+            kernels: kernels(device.compute_capability),
         };
         devices.into_iter().map(gpu).collect()
     });
@@ -68,14 +96,33 @@ pub(super) fn facts(gpus: Option<Gpus>) -> [Fact; 2] {
     };
     let mut texts = Vec::new();
     let mut values = Vec::new();
-    for Gpu { name, compute_capability: (major, minor), memory, supported } in devices.unwrap_or_default() {
+    for Gpu { name, compute_capability: (major, minor), memory, supported, kernels } in
+        devices.unwrap_or_default()
+    {
         let capability = format!("{major}.{minor}");
-        texts.push(format!("{name} (compute capability {capability}, {})", bytes(memory)));
+        let told: Vec<String> = kernels
+            .iter()
+            .map(|kernel| {
+                format!("{} ({}; head_dim {})", kernel.name, kernel.elements.join(", "), kernel.head_dims)
+            })
+            .collect();
+        texts.push(format!(
+            "{name} (compute capability {capability}, {}), kernels: {}",
+            bytes(memory),
+            if told.is_empty() { String::from("none") } else { told.join(", ") }
+        ));
+        let kernels: Vec<Value> = kernels
+            .into_iter()
+            .map(|Kernel { name, elements, head_dims }| {
+                json!({ "name": name, "elements": elements, "head_dims": head_dims })
+            })
+            .collect();
         values.push(json!({
             "name": name,
             "compute_capability": capability,
             "memory_bytes": memory,
             "supported": supported,
+            "kernels": kernels,
         }));
     }
     let text = if texts.is_empty() { String::from("none found") } else { texts.join(", ") };

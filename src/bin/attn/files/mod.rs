@@ -44,7 +44,7 @@ const MADE_UP: [usize; 4] = [1, 2048, 8, 128];
 /// If the file cannot be read or its tensors do not fit, the device is not there, the output cannot be written, or
 /// results differ; if ranks do not find each other, or fail.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
-    machine::check(args.device, args.backend, args.threads)?;
+    machine::check(args.device, args.threads)?;
     ranks::start(args, &Errand { args })
 }
 
@@ -76,11 +76,16 @@ impl OnRanks for Errand<'_> {
         let job = ranks.agree(Job::new(self.args, ranks.world(), ranks.reports()))?;
         let bytes = ranks.agree(job.read())?;
         let (dtype, tensors) = ranks.agree(job.tensors(&bytes))?;
-        match dtype {
-            DType::F16 => job.all_runs::<_, R, Cuda, f16>(&FlashAttention, ranks, &tensors),
-            DType::BF16 => job.all_runs::<_, R, Cuda, bf16>(&FlashAttention, ranks, &tensors),
-            DType::F32 => ranks.agree(Err(machine::no_f32_on_cuda())),
-            other => ranks.agree(Err(not_provided_for(other))),
+        match (self.args.backend, dtype) {
+            (Backend::Flash, DType::F16) => job.all_runs::<_, R, Cuda, f16>(&FlashAttention, ranks, &tensors),
+            (Backend::Flash, DType::BF16) => {
+                job.all_runs::<_, R, Cuda, bf16>(&FlashAttention, ranks, &tensors)
+            }
+            (Backend::Flash, DType::F32) => ranks.agree(Err(machine::no_f32_on_tensor_cores())),
+            (Backend::Sdpa, DType::F32) => job.all_runs::<_, R, Cuda, f32>(&SdpaAttention, ranks, &tensors),
+            (Backend::Sdpa, DType::F16) => job.all_runs::<_, R, Cuda, f16>(&SdpaAttention, ranks, &tensors),
+            (Backend::Sdpa, DType::BF16) => job.all_runs::<_, R, Cuda, bf16>(&SdpaAttention, ranks, &tensors),
+            (_, other) => ranks.agree(Err(not_provided_for(other))),
         }
     }
 }

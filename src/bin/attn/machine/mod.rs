@@ -14,7 +14,7 @@ use attn::comm::threads::Queues;
 use attn::{DType, Device, Element, Scalar, Tensor, World};
 
 pub(crate) use self::cpu::{model, threads};
-use crate::cli::{Backend, DeviceName};
+use crate::cli::DeviceName;
 use crate::failure::Failure;
 
 /// How long a collective waits for the slowest rank: long, for ranks may share few cores.
@@ -99,14 +99,11 @@ pub(crate) fn world<D: Machine>(queues: Vec<D::Queue>) -> World<Queues<D>> {
 ///
 /// # Errors
 /// If not.
-pub(crate) fn check(device: DeviceName, backend: Backend, threads: Option<usize>) -> Result<(), Failure> {
+pub(crate) fn check(device: DeviceName, threads: Option<usize>) -> Result<(), Failure> {
     let refused = match device {
         DeviceName::Cpu => return Ok(()),
         DeviceName::Cuda if !cfg!(feature = "cuda") => {
             "this build has no CUDA: build with `--features cuda` (needs nvcc; scripts/install-cuda-toolchain installs one)"
-        }
-        DeviceName::Cuda if backend != Backend::Flash => {
-            "the kernel `sdpa` is for the host: with `--device cuda` use `flash`"
         }
         DeviceName::Cuda if threads.is_some() => {
             "`--threads` is for the host's kernels: leave it out with `--device cuda`"
@@ -116,9 +113,10 @@ pub(crate) fn check(device: DeviceName, backend: Backend, threads: Option<usize>
     Err(Failure::Usage(String::from(refused)))
 }
 
-/// What those get who ask the GPU for f32.
-pub(crate) fn no_f32_on_cuda() -> Failure {
+/// What those get who ask the GPU's tensor cores for f32.
+pub(crate) fn no_f32_on_tensor_cores() -> Failure {
     Failure::Usage(String::from(
-        "the GPU kernels compute on 16-bit elements: say `--dtype bf16` or `--dtype f16` (they accumulate in f32)",
+        "on a GPU `flash` computes on 16-bit elements: say `--dtype bf16` or `--dtype f16` (it accumulates in f32), or \
+         `--backend sdpa`",
     ))
 }

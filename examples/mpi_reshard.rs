@@ -161,6 +161,7 @@ fn signature(stage: &'static str, call: usize) -> Signature {
         mask: Mask::NONE,
         digest: 0,
         scale_bits: 0,
+        edges: 0,
         lse: false,
     }
 }

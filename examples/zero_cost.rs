@@ -98,6 +98,7 @@ fn by_hand(comm: ThreadComm, x: &Tensor<f32>, out: &mut Tensor<f32>, calls: usiz
             sequence: Sequence { query: seq, key: keys },
             joint: None,
             mask: AttentionMask::default(),
+            edges: None,
             scale,
             out,
             lse: None,

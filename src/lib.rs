@@ -41,30 +41,32 @@
 //! | choice | members | where it is made |
 //! |---|---|---|
 //! | strategy | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`, a [type of your own](ParallelAttentionStrategy), a list to choose from at start-up | the attribute |
-//! | kernel | `"sdpa"`, `"flash"`, a [type of your own](AttentionKernel) | the attribute |
+//! | kernel | `"sdpa"`, `"flash"`, `"sage"` (in 8 bits, on GPUs), a [type of your own](AttentionKernel) | the attribute |
 //! | communicator | threads ([`World::threads`]), processes over TCP ([`World::from_env`]), a [type of your own](Communicator) | what the session is opened on |
 //! | device | [`Cpu`], `cuda::Cuda` | the communicator |
 //!
-//! Feature flags: `sdpa` and `flash` (kernels, both on), `cli` (the program `attn`, on), `cuda` (NVIDIA GPUs of compute
+//! Feature flags: `sdpa` and `flash` (kernels, both on), `sage` (in 8 bits, for GPUs), `cli` (the program `attn`, on), `cuda` (NVIDIA GPUs of compute
 //! capability 9.0; needs nvcc), `sim` (the GPU's kernels on the host, for tests; needs a C++ compiler). Library users who
 //! want fewer dependencies say `default-features = false, features = ["flash"]`.
 
 pub use attn_macros::parallel_attention;
 #[cfg(feature = "flash")]
 pub use attn_runtime::Flash;
+#[cfg(feature = "sage")]
+pub use attn_runtime::Sage;
 #[cfg(feature = "sdpa")]
 pub use attn_runtime::Sdpa;
 pub use attn_runtime::{
     AllGatherKvParallelAttention, AttentionCall, AttentionKernel, AttentionMask, AttentionMetadata,
     AttentionPipeline, AttentionRequest, AttentionSpec, Band, BlockMask, BlockSegments, CarriedState,
-    CarriesState, Clock, Communicator, Cpu, DType, Device, Element, Error, ExchangePlan, HeadError,
-    HeadLayout, HeadRun, HeadSplitError, HybridParallelAttention, JointStrategy, KeyLengths, KeyPlacement,
-    KeyValue, KvGroupError, LseMut, Mask, MaskError, MaskKinds, NoParallelAttention, Outputs,
+    CarriesState, Clock, Communicator, Cpu, DType, Device, Edge, Edges, Element, Error, ExchangePlan,
+    HeadError, HeadLayout, HeadRun, HeadSplitError, HybridParallelAttention, JointStrategy, KeyLengths,
+    KeyPlacement, KeyValue, KvGroupError, LseMut, Mask, MaskError, MaskKinds, NoParallelAttention, Outputs,
     ParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy, ParallelConfig, Phases, Pipeline,
-    Place, Positions, Result, RingLayout, RingParallelAttention, Run, Scalar, Scope, SegmentIds, Segments,
-    SeqSplitError, Sequence, SequenceLayout, Session, Sharding, Signature, Span, Split, TcpComm, Tensor,
-    TensorLayout, ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention, UlyssesParallelAttention,
-    View, ViewMut, Work, World, build_parallel_attention_strategy, portion,
+    Place, Positions, Result, RingLayout, RingParallelAttention, RmsNorm, Rope, RopePairs, Run, Scalar,
+    Scope, SegmentIds, Segments, SeqSplitError, Sequence, SequenceLayout, Session, Sharding, Signature, Span,
+    Split, TcpComm, Tensor, TensorLayout, ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention,
+    UlyssesParallelAttention, View, ViewMut, Work, World, build_parallel_attention_strategy, portion,
 };
 pub use attn_runtime::{comm, device, kernel, strategy, tensor};
 

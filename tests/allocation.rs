@@ -4,8 +4,8 @@
 
 mod support;
 
-use attn::Error;
 use attn::prelude::*;
+use attn::{Edge, Edges, Error, RmsNorm, Rope, RopePairs};
 use half::bf16;
 use support::counting::{Counting, of_process};
 use support::{Setup, WithFlash, WithSdpa, open};
@@ -18,6 +18,7 @@ fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(
     setup: Setup,
     joint: usize,
     masked: bool,
+    edged: bool,
 ) -> (usize, usize) {
     const CALLS: usize = 5;
     let ranks = setup.ranks();
@@ -43,6 +44,19 @@ fn count<A: ParallelAttention<attn::ThreadComm, bf16>>(
             }
             if masked && joint == 0 {
                 metadata = metadata.with_causal().with_segments(Segments::of(&ids));
+            }
+            let weight = Tensor::<bf16>::from_fn([1, 1, 4, 16], |_| bf16::ONE)?;
+            let tables = [70, joint].map(|rows| Tensor::<f32>::from_fn([1, rows, 1, 6], |_| 0.5).unwrap());
+            let [of_tokens, of_text] = tables.each_ref().map(|table| Edge {
+                norm: Some(RmsNorm { weight: Some(weight.view()), eps: 1e-6 }),
+                rope: Some(Rope { cos: table.view(), sin: table.view(), pairs: RopePairs::Halves }),
+            });
+            let mut edges = Edges { query: of_tokens, key: of_tokens, ..Edges::default() };
+            if joint > 0 {
+                edges = Edges { joint_query: of_text, joint_key: of_text, ..edges };
+            }
+            if edged {
+                metadata = metadata.with_edges(&edges);
             }
             let mut out = Tensor::<bf16>::from_fn([1, joint + 70, 4, 16], |_| bf16::ONE)?;
             let mut lse = vec![0.0; 4 * (joint + 70)];
@@ -93,11 +107,18 @@ fn steady_calls_allocate_their_output_alone() {
         Setup::allgather_kv(3),
         Setup::ulysses_allgather(2, 2).uneven(),
     ] {
-        for (joint, masked) in [(0, false), (0, true), (5, false), (5, true)] {
+        for (joint, masked, edged) in [
+            (0, false, false),
+            (0, true, false),
+            (5, false, false),
+            (5, true, false),
+            (0, false, true),
+            (5, true, true),
+        ] {
             let expected = (0, setup.ranks());
-            let says = format!("{setup}, joint {joint}, masked: {masked}");
-            assert_eq!(count::<WithFlash>(setup, joint, masked), expected, "flash, {says}");
-            assert_eq!(count::<WithSdpa>(setup, joint, masked), expected, "sdpa, {says}");
+            let says = format!("{setup}, joint {joint}, masked: {masked}, edged: {edged}");
+            assert_eq!(count::<WithFlash>(setup, joint, masked, edged), expected, "flash, {says}");
+            assert_eq!(count::<WithSdpa>(setup, joint, masked, edged), expected, "sdpa, {says}");
         }
     }
 }

@@ -67,6 +67,16 @@ mod mutants {
         crate::kernels::sdpa::a_bit_of_everything::<Simulator>();
     }
 
+    #[test]
+    fn sage_d64() {
+        crate::kernels::sage::a_bit_of_everything::<Simulator>(64);
+    }
+
+    #[test]
+    fn sage_d128() {
+        crate::kernels::sage::a_bit_of_everything::<Simulator>(128);
+    }
+
     macro_rules! bits {
         ($($name:ident: $bit:ident, $head_dim:literal, $which:expr;)*) => {$(
             #[test]

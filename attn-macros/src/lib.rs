@@ -47,7 +47,7 @@ use registry::Backend;
 /// | `mask` | `"none"`, or one or more of `"causal"` or `"window(512, 0)"` (keys before, keys behind), `"padding"`, `"segments"` and `"dense"`, joined by `+`: fixed here, no call may ask for another | the call's, or else none |
 /// | `use_sync` | whether each stage that communicates ends with waiting for the device's queue. Not for `none` | `false` |
 /// | `fuse_qkv` | whether queries, keys and values travel in one exchange. For `ulysses`, `hybrid` and `ulysses_allgather` | `true` |
-/// | `backend` | `"sdpa"`, `"flash"` (each a cargo feature of `attn`), or the path of a kernel type of your own | `"flash"` |
+/// | `backend` | `"sdpa"`, `"flash"`, `"sage"` (each a cargo feature of `attn`), or the path of a kernel type of your own | `"flash"` |
 /// | `crate` | the path of the crate `attn`, where it goes by another name | `::attn` |
 ///
 /// # Degrees

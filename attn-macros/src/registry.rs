@@ -85,9 +85,10 @@ pub(crate) struct Backend {
 }
 
 /// Every backend.
-pub(crate) static BACKENDS: [Backend; 2] = [
+pub(crate) static BACKENDS: [Backend; 3] = [
     Backend { name: "sdpa", type_name: "Sdpa", enabled: cfg!(feature = "sdpa") },
     Backend { name: "flash", type_name: "Flash", enabled: cfg!(feature = "flash") },
+    Backend { name: "sage", type_name: "Sage", enabled: cfg!(feature = "sage") },
 ];
 
 /// The backend of an attribute that names none.

@@ -99,6 +99,15 @@ pub enum Error {
         key: usize,
     },
 
+    /// A norm or a rotation of queries or keys that does not fit its tensor.
+    #[error("`edges.{edge}`: {message}")]
+    Edge {
+        /// Of which tensor: `query`.
+        edge: &'static str,
+        /// What does not fit.
+        message: String,
+    },
+
     /// A mask whose numbers do not fit the call.
     #[error("`{mask}` {message}")]
     Mask {

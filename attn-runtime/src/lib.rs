@@ -13,6 +13,7 @@
 
 pub mod comm;
 pub mod device;
+mod edges;
 mod error;
 pub mod kernel;
 mod masks;
@@ -29,10 +30,13 @@ pub use attn_plan::{
 };
 pub use comm::tcp::TcpComm;
 pub use comm::{Communicator, ExchangePlan, Place, Signature, ThreadComm, Traffic, Transfer, World};
-pub use device::{Arena, Cpu, Device, Scope};
+pub use device::{Arena, Cpu, Device, RopePairs, Scope};
+pub use edges::{Edge, Edges, RmsNorm, Rope};
 pub use error::{Error, Result};
 #[cfg(feature = "flash")]
 pub use kernel::Flash;
+#[cfg(feature = "sage")]
+pub use kernel::Sage;
 #[cfg(feature = "sdpa")]
 pub use kernel::Sdpa;
 pub use kernel::{

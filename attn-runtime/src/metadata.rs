@@ -3,6 +3,7 @@
 use attn_plan::{Mask, Span};
 
 use crate::device::{Cpu, Device};
+use crate::edges::Edges;
 use crate::tensor::Element;
 use crate::tensor::{LseMut, Tensor, View, ViewMut};
 
@@ -118,6 +119,8 @@ pub struct AttentionMetadata<'a, T, D: Device = Cpu> {
     pub joint_value: Option<View<'a, T, D>>,
     /// Where the joint tokens stand.
     pub joint_strategy: JointStrategy,
+    /// What is done to queries and keys on their way: RMSNorm, rotary embedding.
+    pub edges: Option<&'a Edges<'a, T, D>>,
 }
 
 impl<T, D: Device> Default for AttentionMetadata<'_, T, D> {
@@ -135,6 +138,7 @@ impl<T, D: Device> Default for AttentionMetadata<'_, T, D> {
             joint_key: None,
             joint_value: None,
             joint_strategy: JointStrategy::Front,
+            edges: None,
         }
     }
 }
@@ -204,6 +208,13 @@ impl<'a, T: Element, D: Device> AttentionMetadata<'a, T, D> {
         self
     }
 
+    /// Says what is done to queries and keys on their way.
+    #[must_use]
+    pub const fn with_edges(mut self, edges: &'a Edges<'a, T, D>) -> Self {
+        self.edges = Some(edges);
+        self
+    }
+
     /// Sets the softmax scale.
     #[must_use]
     pub const fn with_scale(mut self, scale: f32) -> Self {
@@ -233,6 +244,7 @@ impl<T, D: Device> core::fmt::Debug for AttentionMetadata<'_, T, D> {
             .field("keys", &self.keys)
             .field("joint_query", &self.joint_query)
             .field("joint_strategy", &self.joint_strategy)
+            .field("edges", &self.edges)
             .finish_non_exhaustive()
     }
 }

@@ -161,6 +161,10 @@ where
     ) -> Result<()> {
         let Self { strategy, kernel, .. } = self;
         clock.start();
+        let request = match request.edges {
+            Some(_) if !S::EDGES => request.with_edges_done(scope)?,
+            _ => request,
+        };
         let (mut call, context) = strategy.pre_attention(scope, request)?;
         clock.lap::<C::Device>(scope, |phases| &mut phases.pre)?;
         strategy.kernel(kernel, &context).take(scope, &mut call)?;

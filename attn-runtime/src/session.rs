@@ -4,6 +4,7 @@ use attn_plan::{MaskKinds, Sharding, Split};
 
 use crate::comm::{Communicator, Traffic};
 use crate::device::{Arena, Device};
+use crate::edges::{EdgeOf, Edges};
 use crate::error::{Error, Result};
 use crate::masks;
 use crate::metadata::{AttentionMetadata, KeyPlacement, Outputs, Sequence};
@@ -253,6 +254,9 @@ fn admit<'a, T: Element, D: Device>(
     let joint_tokens = if has_joint { check.joint(metadata, query.shape(), key.shape())? } else { 0 };
     check.whole_fits::<T>(query.shape(), sequence.query, joint_tokens)?;
     check.whole_fits::<T>(key.shape(), sequence.key, joint_tokens)?;
+    if let Some(edges) = metadata.edges {
+        check.edges(edges, [query.shape(), key.shape()], has_joint.then_some(joint_tokens))?;
+    }
     let mask = masks::admit(check.masks, spec.mask, metadata, [batch, heads], sequence, joint_tokens)?;
     let rows = joint_tokens + tokens;
     let out = outputs.out.permuted(layout);
@@ -270,8 +274,9 @@ fn admit<'a, T: Element, D: Device>(
     let keys = metadata.keys;
     let kv = KeyValue { key, value };
     let call = check.call;
+    let edges = metadata.edges;
     let mut request =
-        AttentionRequest { call, query, kv, keys, sequence, joint: None, mask, scale, out, lse };
+        AttentionRequest { call, query, kv, keys, sequence, joint: None, mask, edges, scale, out, lse };
     if let (Some(query), Some(key), Some(value), 1..) =
         (metadata.joint_query, metadata.joint_key, metadata.joint_value, joint_tokens)
     {
@@ -328,6 +333,31 @@ impl Check {
         self.is("joint_key", joint_key, expected, "joint_query's seq, the key's shape in all else")?;
         self.is("joint_value", joint_value, expected, "joint_key's shape")?;
         Ok(tokens)
+    }
+
+    /// That what is done to queries and keys on their way fits them.
+    #[inline(never)]
+    fn edges<T: Element, D: Device>(
+        self,
+        edges: &Edges<'_, T, D>,
+        [query, key]: [[usize; 4]; 2],
+        joint: Option<usize>,
+    ) -> Result<()> {
+        let Edges { query: of_query, key: of_key, joint_query, joint_key } = edges;
+        of_query.check(EdgeOf { name: "query", shape: query })?;
+        of_key.check(EdgeOf { name: "key", shape: key })?;
+        for (edge, name, shape) in [(joint_query, "joint_query", query), (joint_key, "joint_key", key)] {
+            match joint {
+                Some(tokens) => edge.check(EdgeOf { name, shape: replaced(shape, tokens) })?,
+                None if edge.is_none() => {}
+                None => {
+                    let message =
+                        String::from("the call has no joint tensors: give them, or no edge for them");
+                    return Err(Error::Edge { edge: name, message });
+                }
+            }
+        }
+        Ok(())
     }
 
     #[cold]

@@ -10,14 +10,18 @@ namespace attn::sim {
 
 namespace {
 
-uint32_t box_bytes(const TensorMap& map) { return map.box[0] * map.box[1] * map.box[2] * map.box[3] * map.box[4] * 2; }
+int element_bytes(const TensorMap& map) { return static_cast<int>(map.stride[0]); }
 
-// Calls `chunk(address, global, elements)` for each 16 bytes of the box: where they lie in shared memory, where the
-// first of them lies in global memory, and how many of the eight elements, from the first, are inside the tensor
-// (`skip` before them are not).
+uint32_t box_bytes(const TensorMap& map) {
+    return map.box[0] * map.box[1] * map.box[2] * map.box[3] * map.box[4] * element_bytes(map);
+}
+
+// Calls `chunk(address, global, skip, bytes)` for each 16 bytes of the box: where they lie in shared memory, where the
+// first of them that is inside the tensor lies in global memory, how many before it are not, and how many are.
 template <class Chunk>
 void for_each_chunk(const TensorMap& map, const int (&corner)[5], SharedAddress address, Chunk chunk) {
     uint32_t box[5];
+    const int width = element_bytes(map), in_chunk = 16 / width;
     for (box[4] = 0; box[4] < map.box[4]; ++box[4]) {
         for (box[3] = 0; box[3] < map.box[3]; ++box[3]) {
             for (box[2] = 0; box[2] < map.box[2]; ++box[2]) {
@@ -29,13 +33,14 @@ void for_each_chunk(const TensorMap& map, const int (&corner)[5], SharedAddress 
                         inside = inside && at >= 0 && at < int64_t(map.extent[axis]);
                         row += at * int64_t(map.stride[axis]);
                     }
-                    for (uint32_t i = 0; i < map.box[0]; i += 8, address += 16) {
+                    for (uint32_t i = 0; i < map.box[0]; i += in_chunk, address += 16) {
                         const int64_t at = int64_t(corner[0]) + i;
-                        const int64_t first = std::clamp<int64_t>(-at, 0, 8);
-                        const int64_t end = std::clamp<int64_t>(int64_t(map.extent[0]) - at, first, 8);
+                        const int64_t first = std::clamp<int64_t>(-at, 0, in_chunk);
+                        const int64_t end = std::clamp<int64_t>(int64_t(map.extent[0]) - at, first, in_chunk);
                         const bool some = inside && first < end;
-                        chunk(swizzle(address, map.swizzle_bytes), some ? map.base + row + (at + first) * 2 : nullptr,
-                              static_cast<int>(first), some ? static_cast<int>(end - first) : 0);
+                        chunk(swizzle(address, map.swizzle_bytes),
+                              some ? map.base + row + (at + first) * width : nullptr, static_cast<int>(first) * width,
+                              some ? static_cast<int>(end - first) * width : 0);
                     }
                 }
             }
@@ -83,10 +88,10 @@ void CopyEngine::load(SharedAddress destination, const TensorMap& map, SharedAdd
 
 void CopyEngine::deliver(const Load& load) {
     for_each_chunk(load.map, load.corner, load.destination,
-                   [&](SharedAddress address, const uint8_t* global, int skip, int elements) {
+                   [&](SharedAddress address, const uint8_t* global, int skip, int bytes) {
                        uint8_t* to = cta_.memory.at(address);
                        std::memset(to, 0, 16);
-                       if (elements > 0) std::memcpy(to + skip * 2, global, elements * 2);
+                       if (bytes > 0) std::memcpy(to + skip, global, bytes);
                    });
     cta_.barriers.complete_load(load.slot, load.phase, static_cast<int>(box_bytes(load.map)), load.thread);
 }
@@ -158,8 +163,8 @@ void CopyEngine::read(Store& store) {
 void CopyEngine::write(Store& store) {
     if (store.written) return;
     const uint8_t* from = store.bytes.data();
-    for_each_chunk(store.map, store.corner, store.source, [&](SharedAddress, uint8_t* global, int skip, int elements) {
-        if (elements > 0) std::memcpy(global, from + skip * 2, elements * 2);
+    for_each_chunk(store.map, store.corner, store.source, [&](SharedAddress, uint8_t* global, int skip, int bytes) {
+        if (bytes > 0) std::memcpy(global, from + skip, bytes);
         from += 16;
     });
     store.written = true;

@@ -74,6 +74,21 @@ void load_shared_16(SharedAddress address, uint32_t (&value)[4]) {
     std::memcpy(value, cta.memory.at(address), 16);
 }
 
+void store_shared_8(SharedAddress address, uint32_t x, uint32_t y) {
+    sim::Cta& cta = step("store_shared_8");
+    cta.memory.check(address, 8, 8);
+    cta.hazards.store(address);
+    const uint32_t value[2] = {x, y};
+    std::memcpy(cta.memory.at(address), value, 8);
+}
+
+void load_shared_8(SharedAddress address, uint32_t (&value)[2]) {
+    sim::Cta& cta = step("load_shared_8");
+    cta.memory.check(address, 8, 8);
+    cta.hazards.load(address);
+    std::memcpy(value, cta.memory.at(address), 8);
+}
+
 void load_matrix_x4(SharedAddress row, uint32_t (&matrices)[4]) {
     step("load_matrix_x4").warps.load_matrices(1, &row, &matrices);
 }
@@ -163,7 +178,7 @@ void multiply_strips(const Strips& strips, float* const* sums, const uint32_t (*
     step("mma_strips").warp_products.multiply(strips, sums, a, b);
 }
 
-void issue_wgmma(const WgmmaInstruction& instruction, float* accumulators, const uint32_t* a_registers) {
+void issue_wgmma(const WgmmaInstruction& instruction, void* accumulators, const uint32_t* a_registers) {
     step("wgmma").tensor_cores.issue(instruction, accumulators, a_registers);
 }
 

@@ -16,6 +16,7 @@ int main() {
     test_loads();
     test_stores();
     test_products();
+    test_products8();
     test_copies();
     test_warp_products();
     test_warps();

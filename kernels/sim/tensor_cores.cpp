@@ -27,8 +27,40 @@ const InFlight& poison() {
     return all;
 }
 
-float to_float(Element element, uint16_t bits) {
-    return element == Element::Bf16 ? bf16_to_float(bits) : f16_to_float(bits);
+// The elements in some bytes, as floats.
+void widen(Element element, const uint8_t* bytes, int count, float* to, int step) {
+    for (int at = 0; at < count; to += step) {
+        if (depth_of(element) == 16) {
+            uint16_t half;
+            std::memcpy(&half, bytes + at, 2);
+            *to = element == Element::Bf16 ? bf16_to_float(half) : f16_to_float(half);
+            at += 2;
+        } else {
+            *to = element == Element::S8 ? static_cast<int8_t>(bytes[at]) : e4m3_to_float(bytes[at]);
+            ++at;
+        }
+    }
+}
+
+// Sums of integers are made in floats, which hold them exactly up to here: 2^24 is 2^10 products of the largest.
+constexpr int32_t most_exact = 1 << 24;
+
+void to_floats(std::vector<float>& sums) {
+    for (float& sum : sums) {
+        int32_t whole;
+        std::memcpy(&whole, &sum, 4);
+        if (whole > most_exact || whole < -most_exact) {
+            fault("a sum of integers, %d, is beyond 2^24, up to where the simulator is exact", whole);
+        }
+        sum = static_cast<float>(whole);
+    }
+}
+
+void to_integers(std::vector<float>& sums) {
+    for (float& sum : sums) {
+        const auto whole = static_cast<int32_t>(sum);
+        std::memcpy(&sum, &whole, 4);
+    }
 }
 
 // Where the accumulators of a thread of the warpgroup lie in the tile: calls each(index of a pair, row, column).
@@ -67,7 +99,7 @@ void TensorCores::reset() {
 
 void TensorCores::fence() { threads_[cta_.scheduler.current()].fenced = true; }
 
-void TensorCores::issue(const WgmmaInstruction& instruction, float* accumulators, const uint32_t* a_registers) {
+void TensorCores::issue(const WgmmaInstruction& instruction, void* accumulators, const uint32_t* a_registers) {
     const int me = cta_.scheduler.current();
     if (me / 128 >= cta_.warpgroups) {
         fault("the warpgroup of this thread is not complete");
@@ -85,7 +117,7 @@ void TensorCores::issue(const WgmmaInstruction& instruction, float* accumulators
         fault("the operands of wgmma %d differ inside the warpgroup", number);
     }
     cta_.hazards.require(operation.needs);
-    hold(operation, thread, first, accumulators);
+    hold(operation, thread, first, static_cast<float*>(accumulators));
     if (a_registers != nullptr) std::memcpy(operation.a_registers[me % 128], a_registers, 16);
     if (++operation.joined == 128) {
         warpgroup.issued = number + 1;
@@ -199,8 +231,14 @@ void TensorCores::execute(Warpgroup& warpgroup) {
     decode_a(operation);
     decode_b(operation);
     std::vector<float>& sums = operation.tile->sums;
-    if (!operation.instruction.accumulate) std::fill(sums.begin(), sums.end(), 0.0f);
-    add_tile_product(sums.data(), a_, b_, 64, operation.instruction.n);
+    const bool integers = operation.instruction.element == Element::S8;
+    if (!operation.instruction.accumulate) {
+        std::fill(sums.begin(), sums.end(), 0.0f);
+    } else if (integers) {
+        to_floats(sums);
+    }
+    add_tile_product(sums.data(), a_, b_, 64, operation.instruction.n, depth_of(operation.instruction.element));
+    if (integers) to_integers(sums);
     free_operations_.push_back(std::move(warpgroup.operations.front()));
     warpgroup.operations.erase(warpgroup.operations.begin());
     ++warpgroup.executed;
@@ -208,41 +246,35 @@ void TensorCores::execute(Warpgroup& warpgroup) {
 
 void TensorCores::decode_a(const Operation& operation) {
     const Element element = operation.instruction.element;
+    const int depth = depth_of(element), in_chunk = depth / 2, in_word = depth / 8;
     if (!operation.instruction.a_from_registers) {
         float* to = a_;
         for (const SharedAddress chunk : operation.a_chunks) {
-            uint16_t halves[8];
-            std::memcpy(halves, cta_.memory.at(chunk), 16);
-            for (int i = 0; i < 8; ++i) {
-                *to++ = to_float(element, halves[i]);
-            }
+            widen(element, cta_.memory.at(chunk), 16, to, 1);
+            to += in_chunk;
         }
         return;
     }
+    // A register holds four bytes of neighbours along k.
     for (int thread = 0; thread < 128; ++thread) {
         for (int i = 0; i < 4; ++i) {
             const int row = thread / 32 * 16 + thread % 32 / 4 + i % 2 * 8;
-            const int k = thread % 4 * 2 + i / 2 * 8;
-            const uint32_t pair = operation.a_registers[thread][i];
-            a_[row * 16 + k] = to_float(element, static_cast<uint16_t>(pair));
-            a_[row * 16 + k + 1] = to_float(element, static_cast<uint16_t>(pair >> 16));
+            const int k = thread % 4 * in_word + i / 2 * in_chunk;
+            uint8_t bytes[4];
+            std::memcpy(bytes, &operation.a_registers[thread][i], 4);
+            widen(element, bytes, 4, a_ + row * depth + k, 1);
         }
     }
 }
 
 void TensorCores::decode_b(const Operation& operation) {
     const Element element = operation.instruction.element;
-    const int n = operation.instruction.n;
+    const int n = operation.instruction.n, in_chunk = depth_of(element) / 2;
     const bool mn_major = operation.instruction.b_mn_major;
     for (size_t c = 0; c < operation.b_chunks.size(); ++c) {
-        uint16_t halves[8];
-        std::memcpy(halves, cta_.memory.at(operation.b_chunks[c]), 16);
         // MN-major chunks are pieces of b_ in order; K-major ones are pieces of its columns.
-        float* to = mn_major ? b_ + c * 8 : b_ + c % 2 * 8 * n + c / 2;
-        const int step = mn_major ? 1 : n;
-        for (int i = 0; i < 8; ++i) {
-            to[i * step] = to_float(element, halves[i]);
-        }
+        float* to = mn_major ? b_ + c * in_chunk : b_ + c % 2 * in_chunk * n + c / 2;
+        widen(element, cta_.memory.at(operation.b_chunks[c]), 16, to, mn_major ? 1 : n);
     }
 }
 

@@ -23,7 +23,7 @@ class TensorCores {
 
     // By the current thread.
     void fence();
-    void issue(const WgmmaInstruction& instruction, float* accumulators, const uint32_t* a_registers);
+    void issue(const WgmmaInstruction& instruction, void* accumulators, const uint32_t* a_registers);
     void commit();
     // Until at most `pending` of the latest groups are unfinished.
     void wait(int pending);
@@ -34,7 +34,7 @@ class TensorCores {
     void thread_ended(int thread) const;
 
   private:
-    // The accumulators of a warpgroup, [64][n], while wgmmas on them are in flight.
+    // The accumulators of a warpgroup, [64][n], while wgmmas on them are in flight. Those of S8 are the bits of int32_t.
     struct Tile {
         int n;
         // Threads that have not got their part yet.
@@ -94,8 +94,8 @@ class TensorCores {
     std::vector<std::unique_ptr<Tile>> tiles_;
     std::vector<Tile*> free_tiles_;
     std::vector<std::unique_ptr<Operation>> free_operations_;
-    // Operands of the operation being carried out: [64][16] and [16][n].
-    float a_[64 * 16], b_[16 * 256];
+    // Operands of the operation being carried out: [64][depth] and [depth][n].
+    float a_[64 * 32], b_[32 * 256];
 };
 
 }  // namespace attn::sim

@@ -103,7 +103,7 @@ __attribute__((optimize("O3"))) void WarpProducts::multiply_strip(const Lane* la
             std::memcpy(sums_ + row_of(lane, i) * columns + lane % 4 * 2 + i / 2 * 8, from + 2 * i, 8);
         }
     }
-    add_tile_product(sums_, a_, b_, side, columns);
+    add_tile_product(sums_, a_, b_, side, columns, 16);
     for (int lane = 0; lane < 32; ++lane) {
         float* to = lanes[lane].sums[strip];
         for (int i = 0; i < columns / 4; ++i) {

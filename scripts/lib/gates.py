@@ -10,9 +10,15 @@ REGISTERS = 65536
 SHARED_BYTES = 232448
 # A copy keeps the memory busy by many threads: this many registers let a multiprocessor hold 1536 of them.
 COPY_REGISTERS = 40
+# Rows that are normalised and rotated on their way: 1024 threads, each of which has this many rows under way.
+EDGE_REGISTERS = 64
+EDGE_LOADS = 4
 
 # Values that a loop of flash may move to uniform registers besides the queries' descriptors: stages, parities.
 DESCRIPTOR_SLACK = 4
+
+# Tensor core instructions of Hopper: of 16-bit floats, of 8-bit integers, of 8-bit floats.
+PRODUCTS = ("HGMMA", "IGMMA", "QGMMA")
 
 MEMORY_OF_ONE_THREAD = ("LDL", "STL")
 # Stores to shared memory of what the copy engine or the tensor cores read. (Shorter ones are the pin in flash.)
@@ -81,15 +87,16 @@ def judge(kernel):
     tile = Tile.of(kernel.name) or warp_gates.WarpTile.of(kernel.name)
     if tile is not None:
         kernel.shared_bytes += tile.shared_bytes
+    kernel.shared_bytes += sage_shared_bytes(kernel.name)
     gates = [private_memory, register_budget, shared_memory, store_fences]
     gates += {"flash/sm90": [flash_roles, flash_products, flash_order, flash_cover], "flash/sm80": warp_gates.GATES,
-              "copy": [copy_width, copy_registers],
-              "exchange": [exchange_fence]}.get(kernel.family, [])
+              "copy": [copy_width, copy_registers], "edge": [copy_width, edge_registers, edge_loads],
+              "exchange": [exchange_fence], "sage": sage_gates(kernel)}.get(kernel.family, [])
     if "push_kernel" in kernel.name:
         gates.append(copy_width)
     if "peak_kernel" in kernel.name:
         gates.append(peak_products)
-    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_("HGMMA", "HMMA"))
+    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_(*PRODUCTS, "HMMA"))
     for gate in gates:
         kernel.failures.extend(dict.fromkeys(gate(kernel)))
 
@@ -139,7 +146,7 @@ def store_fences(kernel):
             elif any(kernel.code.paths_meet(each, -1, is_fence, is_payload) is None for each in barriers):
                 yield "a TMA store without fence.proxy.async between the stores to shared memory and the barrier"
         elif is_payload(store):
-            tells = lambda each: each.is_("SYNCS.ARRIVE") or each.is_("UTMASTG", "HGMMA")
+            tells = lambda each: each.is_("SYNCS.ARRIVE") or each.is_("UTMASTG", *PRODUCTS)
             if kernel.code.paths_meet(store.index, 1, is_fence, tells) is None:
                 yield f"{store.opcode} to shared memory without fence.proxy.async before the next arrival"
 
@@ -148,14 +155,19 @@ def flash_roles(kernel):
     """One warpgroup gives registers away and drives the copy engine; the others take them and multiply."""
     code = kernel.code
     tile = Tile.of(kernel.name)
+    yield from roles(kernel, ("HGMMA",), tile is not None and not tile.carried)
+
+
+def roles(kernel, products, stores):
+    code = kernel.code
     takers, givers = changes(code, "TRY_ALLOC"), changes(code, "DEALLOC")
     if len(takers) != 1 or len(givers) != 1:
         yield (f"{len(givers)} USETMAXREG that give registers and {len(takers)} that take them instead of one each: "
                "setmaxnreg is ignored, missing or doubled")
         return
     (taken,), (given,) = takers, givers
-    for opcode, change, wanted in [("UTMALDG", given, True), ("HGMMA", taken, True),
-                                   ("UTMASTG", taken, tile is not None and not tile.carried)]:
+    for opcode, change, wanted in [("UTMALDG", given, True), *((product, taken, True) for product in products),
+                                   ("UTMASTG", taken, stores)]:
         users = [each for each in code.instructions if each.is_(opcode)]
         if wanted and not users:
             yield f"no {opcode}"
@@ -256,6 +268,90 @@ def flash_cover(kernel):
         yield f"{reads.count(False)} loops that read no mask and {reads.count(True)} that do, instead of one each"
 
 
+SAGE_TILE = re.compile(r"\bsage::sm90::Tile<(\d+)>")
+# Keys of a block, and what an instruction of 8 bits sums over.
+SAGE_KEYS, SAGE_DEPTH = 128, 32
+
+
+def sage_shared_bytes(name):
+    """As in kernels/sage/sm90/tile.h."""
+    found = SAGE_TILE.search(name)
+    if found is None:
+        return 0
+    block = SAGE_KEYS * int(found[1])
+    return 1024 + block + 2 * 4 * block + 2 * block + 16 * 256 + 256
+
+
+def sage_gates(kernel):
+    if "::forward<" in kernel.name:
+        return [sage_roles, sage_products, sage_order]
+    # All others round tensors, but for one that adds up a few numbers.
+    return [] if "::settle<" in kernel.name else [copy_width]
+
+
+def sage_roles(kernel):
+    """As in flash."""
+    yield from roles(kernel, ("IGMMA", "QGMMA"), True)
+
+
+def sage_products(kernel):
+    """Each product is one uninterrupted row of instructions, of the shapes and the number that the tile asks for; so are
+    the two loops: the one that looks at pairs one by one, and the hot one."""
+    found = SAGE_TILE.search(kernel.name)
+    if found is None:
+        yield "the name holds no Tile<..>: what to expect of its products is unknown"
+        return
+    head_dim = int(found[1])
+    wanted = {"IGMMA": (f"64x{SAGE_KEYS}x{SAGE_DEPTH}", head_dim // SAGE_DEPTH),
+              "QGMMA": (f"64x{head_dim}x{SAGE_DEPTH}", SAGE_KEYS // SAGE_DEPTH)}
+    groups = []
+    for each in kernel.code.instructions:
+        kind = next((opcode for opcode in wanted if each.is_(opcode)), None)
+        if each.is_("WARPGROUP.ARRIVE"):
+            groups.append([])
+        elif each.is_("HGMMA"):
+            yield "HGMMA: products of 16 bits"
+        elif kind is not None:
+            if each.opcode.split(".")[1] != wanted[kind][0]:
+                yield f"{each.opcode} where {wanted[kind][0]} was expected"
+            if not groups:
+                yield f"{kind} without WARPGROUP.ARRIVE before it"
+                return
+            groups[-1].append(kind)
+    odd = [g for g in groups if len(set(g)) != 1 or len(g) != wanted[g[0]][1]]
+    if odd:
+        yield f"{len(odd)} of {len(groups)} products are broken up, e.g. {shorten(' '.join(odd[0])) or 'nothing'}"
+    if len(kernel.hot_loops) != 2:
+        yield f"{len(kernel.hot_loops)} loops with tensor core instructions instead of two"
+    for loop in kernel.hot_loops:
+        counts = {opcode: sum(each.is_(opcode) for each in loop) for opcode in wanted}
+        if counts != {opcode: count for opcode, (_, count) in wanted.items()}:
+            yield f"a loop with {counts['IGMMA']} IGMMA and {counts['QGMMA']} QGMMA"
+        for opcode, most in (("WARPGROUP.ARRIVE", 2), ("WARPGROUP.DEPBAR", 2)):
+            found = sum(each.is_(opcode) for each in loop)
+            if found > most:
+                yield f"{found} {opcode} in a loop: products run one by one"
+        moved = sum(each.is_("R2UR") for each in loop)
+        if moved > 2 * counts["IGMMA"] + DESCRIPTOR_SLACK:
+            yield f"{moved} R2UR in a loop: threads compute addresses that are the same for all of them"
+
+
+def sage_order(kernel):
+    """The hot loop issues both products, awaits the scores, takes all exponentials, awaits the output (as `flash_order`)."""
+    orders = []
+    for loop in kernel.hot_loops:
+        events = [("wait", pending_of(each)) if is_wait(each) else (each.opcode.split(".")[0], None)
+                  for each in loop if is_wait(each) or each.is_("IGMMA", "QGMMA", "MUFU.EX2")]
+        names = [f"wait{pending}" if name == "wait" else "exp" if name == "MUFU" else name for name, pending in events]
+        # The loop may begin anywhere in its round.
+        start = next((at for at, name in enumerate(names) if name == "IGMMA" and names[at - 1] != "IGMMA"), 0)
+        orders.append(shorten(" ".join(names[start:] + names[:start])))
+    # A weight each for 64 x 128 scores in 128 threads, and two corrections.
+    exponentials = f"{SAGE_KEYS // 2 + 2}xexp"
+    if not any(re.fullmatch(rf"\d+xIGMMA \d+xQGMMA wait1 {exponentials} wait0", order) for order in orders):
+        yield f"no loop that takes all exponentials between its waits for scores and output: {'; '.join(orders)}"
+
+
 def peak_products(kernel):
     """What measures the tensor cores issues all its products before it waits."""
     loops = kernel.hot_loops
@@ -276,6 +372,22 @@ def copy_registers(kernel):
     """Registers for enough threads."""
     if kernel.registers > COPY_REGISTERS:
         yield f"{kernel.registers} registers; more than {COPY_REGISTERS} leave too few threads"
+
+
+def edge_registers(kernel):
+    """Registers for enough threads."""
+    if kernel.registers > EDGE_REGISTERS:
+        yield f"{kernel.registers} registers; more than {EDGE_REGISTERS} leave too few threads"
+
+
+def edge_loads(kernel):
+    """All of a thread's rows are on their way before the first one is summed up."""
+    rows = [each.index for each in kernel.code.instructions if each.is_("LDG") and ".128.CONSTANT" in each.opcode]
+    sums = [each.index for each in kernel.code.instructions if each.is_("SHFL")]
+    if len(rows) != EDGE_LOADS:
+        yield f"{len(rows)} loads of rows instead of {EDGE_LOADS}"
+    elif not sums or rows[-1] > sums[0]:
+        yield "a row is loaded after another one has been summed up"
 
 
 def exchange_fence(kernel):

@@ -24,6 +24,11 @@ pub(crate) const F16: i32 = 1;
 /// `AttnType`: `ATTN_F32`.
 pub(crate) const F32: i32 = 2;
 
+/// `AttnType`: `ATTN_S8`, of probes.
+pub(crate) const S8: i32 = 3;
+/// `AttnType`: `ATTN_E4M3`, of probes.
+pub(crate) const E4M3: i32 = 4;
+
 /// `AttnTensor`: `[batch, seq, heads, head_dim]`, `head_dim` dense, strides in elements.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -113,6 +118,29 @@ pub struct Attention {
     pub reserved: i32,
 }
 
+/// `AttnSageTensors`: memory of the device, dense. `value` may be null.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SageTensors {
+    pub query: *mut i8,
+    pub key: *mut i8,
+    pub value: *mut u8,
+    pub query_scale: *mut f32,
+    pub query_mean: *mut f32,
+    pub key_scale: *mut f32,
+    pub value_scale: *mut f32,
+    pub key_mean: *mut f32,
+    pub partial: *mut f32,
+}
+
+/// `AttnSage`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Sage {
+    pub attention: Attention,
+    pub tensors: SageTensors,
+}
+
 /// `AttnStateCall`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -132,6 +160,63 @@ pub struct StateCall {
 
 /// `AttnCopy` is [`StridedCopy`], field by field: batches cross as they are.
 pub(crate) type Copy = StridedCopy;
+
+/// `ATTN_PAIRS_INTERLEAVED`.
+pub(crate) const PAIRS_INTERLEAVED: i32 = 0;
+/// `ATTN_PAIRS_HALVES`.
+pub(crate) const PAIRS_HALVES: i32 = 1;
+
+/// `AttnEdge`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Edge {
+    pub source: *const c_void,
+    pub destination: *mut c_void,
+    pub weight: *const c_void,
+    pub cos: *const f32,
+    pub sin: *const f32,
+    pub source_strides: [i64; 3],
+    pub destination_strides: [i64; 3],
+    pub weight_stride: i64,
+    pub cos_strides: [i64; 2],
+    pub sin_strides: [i64; 2],
+    pub batch: i32,
+    pub seq: i32,
+    pub heads: i32,
+    pub head_dim: i32,
+    pub rotary_dim: i32,
+    pub pairs: i32,
+    pub element: i32,
+    pub norm: i32,
+    pub eps: f32,
+    pub reserved: i32,
+}
+
+impl Edge {
+    /// No rows.
+    pub const NONE: Self = Self {
+        source: core::ptr::null(),
+        destination: core::ptr::null_mut(),
+        weight: core::ptr::null(),
+        cos: core::ptr::null(),
+        sin: core::ptr::null(),
+        source_strides: [0; 3],
+        destination_strides: [0; 3],
+        weight_stride: 0,
+        cos_strides: [0; 2],
+        sin_strides: [0; 2],
+        batch: 0,
+        seq: 0,
+        heads: 0,
+        head_dim: 0,
+        rotary_dim: 0,
+        pairs: PAIRS_INTERLEAVED,
+        element: BF16,
+        norm: 0,
+        eps: 0.0,
+        reserved: 0,
+    };
+}
 
 /// `ATTN_EXCHANGE_RANKS`.
 pub(crate) const EXCHANGE_RANKS: usize = 16;
@@ -248,13 +333,16 @@ pub struct ProbePeak {
 }
 
 /// The size of each struct, in the order of `attn_abi_sizes`.
-const SIZES: [usize; 13] = [
+const SIZES: [usize; 16] = [
     size_of::<Tensor>(),
     size_of::<Rows>(),
     size_of::<Mask>(),
     size_of::<Attention>(),
+    size_of::<SageTensors>(),
+    size_of::<Sage>(),
     size_of::<StateCall>(),
     size_of::<Copy>(),
+    size_of::<Edge>(),
     size_of::<ExchangeBox>(),
     size_of::<ExchangeReport>(),
     size_of::<ExchangeGroup>(),
@@ -276,11 +364,17 @@ const _: () = {
     assert!(offset_of!(Attention, mask) == 256 && offset_of!(Attention, batch) == 344);
     assert!(offset_of!(Attention, element) == 368 && offset_of!(Attention, scale) == 376);
     assert!(size_of::<Attention>() == 384 && align_of::<Attention>() == 8);
+    assert!(offset_of!(SageTensors, query_scale) == 24 && offset_of!(SageTensors, partial) == 64);
+    assert!(size_of::<SageTensors>() == 72 && offset_of!(Sage, tensors) == 384 && size_of::<Sage>() == 456);
     assert!(offset_of!(StateCall, state_max) == 64 && offset_of!(StateCall, batch) == 160);
     assert!(size_of::<StateCall>() == 184 && align_of::<StateCall>() == 8);
     assert!(offset_of!(Copy, destination) == 8 && offset_of!(Copy, item) == 16);
     assert!(offset_of!(Copy, extent) == 24 && offset_of!(Copy, source_strides) == 56);
     assert!(offset_of!(Copy, destination_strides) == 88 && size_of::<Copy>() == 120);
+    assert!(offset_of!(Edge, source_strides) == 40 && offset_of!(Edge, weight_stride) == 88);
+    assert!(offset_of!(Edge, cos_strides) == 96 && offset_of!(Edge, batch) == 128);
+    assert!(offset_of!(Edge, element) == 152 && offset_of!(Edge, eps) == 160);
+    assert!(size_of::<Edge>() == 168 && align_of::<Edge>() == 8);
     assert!(offset_of!(ExchangeBox, strides) == 8 && offset_of!(ExchangeBox, extent) == 40);
     assert!(offset_of!(ExchangeBox, item) == 56 && size_of::<ExchangeBox>() == 64);
     assert!(offset_of!(ExchangeReport, which) == 40 && offset_of!(ExchangeReport, sent_extent) == 52);
@@ -305,14 +399,18 @@ macro_rules! for_each_launcher {
             flash_sm90 = attn_flash_sm90: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             flash_sm80 = attn_flash_sm80: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             sdpa = attn_sdpa: fn(call: *const Attention, stream: *mut c_void) -> c_int;
+            sage_quantise = attn_sage_quantise: fn(call: *const Sage, stream: *mut c_void) -> c_int;
+            sage_sm90 = attn_sage_sm90: fn(call: *const Sage, stream: *mut c_void) -> c_int;
             state_begin = attn_state_begin: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             state_finish = attn_state_finish: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             copy = attn_copy: fn(copies: *const Copy, count: usize, stream: *mut c_void) -> c_int;
+            edge = attn_edge: fn(edges: *const Edge, count: usize, stream: *mut c_void) -> c_int;
             exchange = attn_exchange: fn(call: *const Exchange, stream: *mut c_void) -> c_int;
             exchange_withdraw = attn_exchange_withdraw: fn(group: *const ExchangeGroup, stream: *mut c_void) -> c_int;
             exchange_prepare = attn_exchange_prepare: fn() -> c_int;
             exchange_mailbox_bytes = attn_exchange_mailbox_bytes: fn() -> usize;
             probe_wgmma = attn_probe_wgmma: fn(call: *const ProbeWgmma, stream: *mut c_void) -> c_int;
+            probe_wgmma8 = attn_probe_wgmma8: fn(call: *const ProbeWgmma, stream: *mut c_void) -> c_int;
             probe_tma = attn_probe_tma: fn(call: *const ProbeTma, stream: *mut c_void) -> c_int;
             probe_peak = attn_probe_peak: fn(call: *const ProbePeak, stream: *mut c_void) -> c_int;
             multiprocessors = attn_multiprocessors: fn(count: *mut c_int) -> c_int;
@@ -391,7 +489,7 @@ mod tests {
     use super::*;
 
     /// The sizes that abi.h has on every 64-bit machine.
-    const OF_HEADER: [usize; 13] = [32, 32, 88, 384, 184, 120, 64, 92, 160, 312, 48, 56, 32];
+    const OF_HEADER: [usize; 16] = [32, 32, 88, 384, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32];
 
     /// What `attn_abi_sizes` does with the sizes of a header.
     ///
@@ -411,17 +509,21 @@ mod tests {
 
     unsafe extern "C" fn wrong(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 88, 376, 184, 120, 64, 92, 160, 312, 48, 56, 32], sizes, room) }
+        unsafe {
+            write(&[32, 32, 88, 376, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32], sizes, room)
+        }
     }
 
     unsafe extern "C" fn fewer(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&OF_HEADER[..12], sizes, room) }
+        unsafe { write(&OF_HEADER[..15], sizes, room) }
     }
 
     unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&[32, 32, 88, 384, 184, 120, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room) }
+        unsafe {
+            write(&[32, 32, 88, 384, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room)
+        }
     }
 
     fn table(abi_sizes: unsafe extern "C" fn(*mut usize, usize) -> usize) -> Launchers {
@@ -437,8 +539,8 @@ mod tests {
         assert!(message.contains("376") && message.contains("384"), "{message}");
         assert!(message.contains("one source tree"), "{message}");
         let message = checked(fewer).unwrap_err().to_string();
-        assert!(message.contains("its 12 structs") && message.contains("48, 56], the 13 of"), "{message}");
+        assert!(message.contains("its 15 structs") && message.contains("48, 56], the 16 of"), "{message}");
         let message = checked(more).unwrap_err().to_string();
-        assert!(message.contains("its 14 structs") && message.contains("56, 32] and more"), "{message}");
+        assert!(message.contains("its 17 structs") && message.contains("56, 32] and more"), "{message}");
     }
 }

@@ -17,6 +17,7 @@ mod copy;
 #[cfg(feature = "cuda")]
 mod device;
 pub mod direct;
+mod edge;
 mod element;
 #[cfg(any(feature = "nccl", feature = "sim"))]
 mod group;
@@ -35,7 +36,9 @@ mod sim;
 mod transfer;
 
 pub use architecture::Architecture;
-pub use attention::{DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SdpaGpu, kernels, tuning};
+pub use attention::{
+    DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SageSm90, SdpaGpu, kernels, tuning,
+};
 #[cfg(feature = "cuda")]
 pub use cudarc;
 #[cfg(feature = "cuda")]

@@ -4,6 +4,7 @@ use attn_runtime::{Error, Result, View, ViewMut};
 
 use super::abi;
 use super::architecture::{Architecture, supports};
+pub use super::attention::{Quantised, quantise};
 use super::element::{Half, number};
 use super::launches::{Launches, launch, queue_on};
 use super::layout;
@@ -49,6 +50,38 @@ pub fn wgmma<D: Launches, T: Half>(
     };
     // SAFETY: the views lend dense tensors of these shapes, the result exclusively.
     unsafe { launch::<D, _>(queue, "probe_wgmma", |launchers| launchers.probe_wgmma, &call) }
+}
+
+/// `d[64][n] = a[64][128] b[128][n]` of 8-bit integers, or of e4m3, by one warpgroup. All dense, as of [`wgmma`].
+///
+/// # Errors
+/// As [`wgmma`].
+pub fn wgmma8<D: Launches>(
+    queue: &D::Queue,
+    form: WgmmaForm,
+    integers: bool,
+    a: View<'_, u8, D>,
+    b: View<'_, u8, D>,
+    d: ViewMut<'_, f32, D>,
+) -> Result<()> {
+    supports::<D>(queue, "probe_wgmma8", Architecture::Hopper)?;
+    let n = b.shape()[3];
+    dense("a", a.shape(), a.strides(), [1, 1, 64, 128])?;
+    dense("b", b.shape(), b.strides(), [1, 1, 128, n])?;
+    dense("d", d.shape(), d.strides(), [1, 1, 64, n])?;
+    let call = abi::ProbeWgmma {
+        a: a.base().as_ptr().cast_const().cast(),
+        b: b.base().as_ptr().cast_const().cast(),
+        d: d.base().as_ptr(),
+        n: small(n)?,
+        swizzle: small(form.swizzle)?,
+        element: if integers { abi::S8 } else { abi::E4M3 },
+        a_from_registers: i32::from(form.a_from_registers),
+        b_mn_major: i32::from(form.b_mn_major),
+        reserved: 0,
+    };
+    // SAFETY: the views lend dense tensors of these shapes, the result exclusively.
+    unsafe { launch::<D, _>(queue, "probe_wgmma8", |launchers| launchers.probe_wgmma8, &call) }
 }
 
 /// Loads the box of `rows` x (`box_slabs` * `width`) elements from `row` and `slab` of `source`, a dense

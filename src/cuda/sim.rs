@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use attn_runtime::device::cpu::CpuMemory;
-use attn_runtime::device::{Device, StridedCopy};
+use attn_runtime::device::{Device, EdgeCopy, StridedCopy};
 use attn_runtime::{Error, Result};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 
 use super::abi::{self, Launchers, for_each_launcher};
 use super::copy;
+use super::edge;
 use super::lane::{Lane, Mark};
 use super::launches::{Backend, GpuQueue, Witness};
 use super::loader::told;
@@ -173,6 +174,11 @@ unsafe impl Device for Simulated {
     unsafe fn copy(queue: &SimQueue, copies: &[StridedCopy]) -> Result<()> {
         // SAFETY: the caller's contract.
         unsafe { copy::batch::<Self>(queue, copies) }
+    }
+
+    unsafe fn edge(queue: &SimQueue, copies: &[EdgeCopy]) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { edge::batch::<Self>(queue, copies) }
     }
 
     fn synchronize(queue: &SimQueue) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Ranks that call differently: every one of them learns of it, before anything moves.
 
 use attn::prelude::*;
-use attn::{Error, ThreadComm};
+use attn::{Edge, Edges, Error, RmsNorm, ThreadComm};
 
 use crate::rig::{Open, Setup, answers, gathering, hybrid, laid, named, sharded, tensor, uneven};
 
@@ -131,6 +131,17 @@ fn in_scale_and_joint_tokens() {
     differ(&plain(), &joint(three, front), &["3 joint tokens in front"]);
     differ(&joint(three, front), &joint(two, front), &["3 joint tokens", "2 joint tokens"]);
     differ(&joint(three, front), &joint(three, rear), &["in front", "in rear"]);
+}
+
+#[test]
+fn in_what_is_done_to_queries_and_keys() {
+    let of = |eps: f32| Edge { norm: Some(RmsNorm { weight: None, eps }), rope: None };
+    let query = &Edges { query: of(0.0), ..Edges::default() };
+    let key = &Edges { key: of(0.0), ..Edges::default() };
+    let other = &Edges { key: of(0.5), ..Edges::default() };
+    differ(&plain(), &plain().with_edges(query), &["edges (digest"]);
+    differ(&plain().with_edges(key), &plain().with_edges(query), &["edges (digest"]);
+    differ(&plain().with_edges(key), &plain().with_edges(other), &["edges (digest"]);
 }
 
 #[test]

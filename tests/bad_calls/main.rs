@@ -4,6 +4,7 @@
 mod anything;
 mod degrees;
 mod disagreement;
+mod edges;
 mod fixed;
 mod hostile;
 mod joint;

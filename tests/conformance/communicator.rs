@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use attn::device::cpu::CpuQueue;
 use attn::prelude::*;
+use attn::tensor::contiguous_strides;
 use attn::{KeyValue, Scope, Signature, ThreadComm, Traffic, Transfer};
 
 use crate::support::Random;
@@ -21,6 +22,8 @@ pub(crate) enum Event {
         tensors: usize,
         /// The ranks that this one sends something to, itself included.
         peers: Vec<usize>,
+        /// For each tensor, whether all that goes to others could be sent from where it is: each box is one run of memory.
+        runs: Vec<bool>,
     },
     Rotate,
 }
@@ -109,8 +112,16 @@ impl Communicator for Witness {
         let peers = 0..self.size();
         let peers =
             peers.filter(|&peer| transfers.iter().any(|transfer| something(peer, transfer))).collect();
+        let is_run = |part: attn::comm::StridedBox| {
+            let dense = contiguous_strides(part.extent);
+            (0..4).all(|axis| part.extent[axis] <= 1 || part.strides[axis] == dense[axis])
+        };
+        let others = || (0..self.size()).filter(|&peer| peer != self.rank());
+        let all_runs =
+            |transfer: &Transfer<'_, Cpu>| others().all(|peer| transfer.outgoing(peer).all(is_run));
+        let runs = transfers.iter().map(all_runs).collect();
         let stage = signature.stage;
-        self.log.add(self.rank, Event::Exchange { stage, tensors: transfers.len(), peers });
+        self.log.add(self.rank, Event::Exchange { stage, tensors: transfers.len(), peers, runs });
         self.inner.exchange(scope, signature, transfers)
     }
 

@@ -11,6 +11,7 @@ mod bytes;
 mod cases;
 mod communicator;
 mod dense;
+mod edges;
 mod empty;
 mod exchange;
 mod gather;

@@ -7,8 +7,8 @@ use half::bf16;
 
 use super::run;
 use crate::kernels::rig::{DeviceOf, Rig};
-use crate::kernels::strategies::part;
-use crate::support::{Problem, Setup, Whole, WithFlash, assemble, oracle, relative_error};
+use crate::kernels::strategies::{gpu_edges, part_with};
+use crate::support::{Problem, Setup, Whole, WholeEdges, WithFlash, assemble, oracle, relative_error};
 
 /// What each rank makes of the inputs, and what it moved.
 type Parts = Vec<((Tensor<bf16>, Vec<f32>), Traffic)>;
@@ -20,8 +20,18 @@ where
     WithFlash:
         ParallelAttention<GpuComm<DeviceOf<R>>, bf16> + ParallelAttention<ThreadComm<DeviceOf<R>>, bf16>,
 {
+    check_with::<R>(problem, setups, None);
+}
+
+/// [`check`], with something done to queries and keys on their way.
+#[track_caller]
+fn check_with<R: Rig>(problem: Problem, setups: &[Setup], edges: Option<&WholeEdges<bf16>>)
+where
+    WithFlash:
+        ParallelAttention<GpuComm<DeviceOf<R>>, bf16> + ParallelAttention<ThreadComm<DeviceOf<R>>, bf16>,
+{
     let inputs = problem.inputs::<bf16>(31);
-    let exact = oracle(&inputs);
+    let exact = oracle(&edges.map_or_else(|| inputs.clone(), |edges| edges.done(&inputs)));
     for &setup in setups {
         let whole = |parts: Parts| {
             let (shards, traffic): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
@@ -29,7 +39,7 @@ where
         };
         let found: Option<Parts> = run::<R, _>(setup.ranks(), |comm| {
             let witness = comm.clone();
-            let part = part::<R, bf16, _>(comm, setup, &inputs)?;
+            let part = part_with::<R, bf16, _>(comm, setup, &inputs, edges)?;
             Ok((part, witness.traffic()))
         });
         let Some(found) = found else { return };
@@ -38,7 +48,7 @@ where
         let expected: Parts = world
             .run(|comm| {
                 let witness = comm.clone();
-                let part = part::<R, bf16, _>(comm, setup, &inputs)?;
+                let part = part_with::<R, bf16, _>(comm, setup, &inputs, edges)?;
                 Ok::<_, Error>((part, witness.traffic()))
             })
             .unwrap();
@@ -83,6 +93,17 @@ where
 {
     let setups = [Setup::hybrid(2, 2), Setup::allgather_kv(3), Setup::ulysses_allgather(2, 2)];
     check::<R>(Problem::new(1, 96, 4, 64).kv_heads(2).causal(), &setups);
+}
+
+/// Boxes that edges have packed, and tensors that they have laid out for a ring.
+pub fn edges_are_what_threads_compute<R: Rig>()
+where
+    WithFlash:
+        ParallelAttention<GpuComm<DeviceOf<R>>, bf16> + ParallelAttention<ThreadComm<DeviceOf<R>>, bf16>,
+{
+    let problem = Problem::new(2, 30, 5, 64).kv_heads(5).joint(3, JointStrategy::Front);
+    let setups = [Setup::ulysses(2).uneven(), Setup::hybrid(2, 2).uneven(), Setup::ring(2)];
+    check_with::<R>(problem, &setups, Some(&gpu_edges(&problem, 9)));
 }
 
 /// Shares of different lengths, some of them empty.

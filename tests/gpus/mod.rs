@@ -47,6 +47,7 @@ macro_rules! gpu_comm_tests {
                 ulysses_is_what_threads_compute,
                 a_ring_is_what_threads_compute,
                 two_dimensions_are_what_threads_compute,
+                edges_are_what_threads_compute,
                 uneven_shares_are_what_threads_compute,
             }
         }

@@ -28,6 +28,7 @@ pub const SIGNATURE: Signature = Signature {
     mask: Mask::NONE,
     digest: 0,
     scale_bits: 0,
+    edges: 0,
     lse: false,
 };
 

@@ -3,6 +3,7 @@
 use attn::comm::threads::Queues;
 use attn::cuda;
 use attn::prelude::*;
+use attn::{Edge, Edges, RmsNorm, Rope, RopePairs};
 use half::bf16;
 
 use crate::kernels::rig::{DeviceOf, Rig};
@@ -38,7 +39,16 @@ where
                 };
                 // Some of the last rank's keys are padding.
                 let lengths = [70 * ranks as usize - 10];
-                let metadata = metadata.with_key_lengths(&lengths);
+                let mut metadata = metadata.with_key_lengths(&lengths);
+                let table = cuda::to_device(&queue, &Tensor::<f32>::from_fn([1, 70, 1, 16], |_| 0.5)?)?;
+                let edge = Edge {
+                    norm: Some(RmsNorm { weight: None, eps: 1e-6 }),
+                    rope: Some(Rope { cos: table.view(), sin: table.view(), pairs: RopePairs::Halves }),
+                };
+                let edges = Edges { query: edge, key: edge, ..Edges::default() };
+                if joint == 0 {
+                    metadata = metadata.with_edges(&edges);
+                }
                 let mut out = Tensor::<bf16, _>::zeros(&queue, [1, joint + 70, 4, 64])?;
                 let mut lse = Tensor::<f32, _>::zeros(&queue, [1, 4, joint + 70, 1])?;
                 let mut before = 0;

@@ -152,7 +152,7 @@ impl Case {
     }
 
     /// Whether segments and the dense mask let a query attend a key.
-    fn lets(&self, index @ [b, _, i, j]: [usize; 4]) -> bool {
+    pub fn lets(&self, index @ [b, _, i, j]: [usize; 4]) -> bool {
         let [query, key] = self.segments(b, i, j);
         query == key && self.dense_at(index)
     }

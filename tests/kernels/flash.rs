@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use attn::cuda::{self, DeviceMasks, FlashForm, FlashSm80, FlashSm90, Half, SdpaGpu};
+use attn::cuda::{self, DeviceMasks, FlashForm, FlashSm80, FlashSm90, Half, SageSm90, SdpaGpu};
 use attn::device::{Arena, Device, StridedCopy};
 use attn::tensor::TensorLayout;
 use attn::{
@@ -54,7 +54,7 @@ macro_rules! on_gpu {
     )*};
 }
 
-on_gpu!(FlashSm90 for Half, FlashSm80 for Half, SdpaGpu for Element);
+on_gpu!(FlashSm90 for Half, FlashSm80 for Half, SageSm90 for Half, SdpaGpu for Element);
 
 /// Does something with the kernel that a [`Which`] names.
 macro_rules! with {
@@ -77,16 +77,16 @@ macro_rules! with {
 }
 
 /// A case's tensors on the device.
-struct Loaded<T: Element, R: Rig> {
-    queue: R::Queue,
-    query: Held<T, DeviceOf<R>>,
+pub struct Loaded<T: Element, R: Rig> {
+    pub queue: R::Queue,
+    pub query: Held<T, DeviceOf<R>>,
     key: Held<T, DeviceOf<R>>,
     value: Held<T, DeviceOf<R>>,
     dense: Option<Tensor<u8, DeviceOf<R>>>,
 }
 
 impl<T: Element, R: Rig> Loaded<T, R> {
-    fn new(queue: R::Queue, case: &Case, inputs: &Inputs<T>) -> Self {
+    pub fn new(queue: R::Queue, case: &Case, inputs: &Inputs<T>) -> Self {
         let (queries, keys) = (case.query_shape(), case.key_shape());
         let query = Held::new(&queue, case.place, queries, |index| inputs.query[flat(queries, index)]);
         let key = Held::new(&queue, case.place, keys, |index| inputs.key[flat(keys, index)]);
@@ -102,14 +102,14 @@ impl<T: Element, R: Rig> Loaded<T, R> {
     }
 
     /// Keys and values of some positions.
-    fn kv(&self, keys: &Range<usize>) -> KeyValue<'_, T, DeviceOf<R>> {
+    pub fn kv(&self, keys: &Range<usize>) -> KeyValue<'_, T, DeviceOf<R>> {
         let [key, value] =
             [&self.key, &self.value].map(|held| held.view().narrow(1, keys.start, keys.len()).unwrap());
         KeyValue { key, value }
     }
 
     /// The mask of some of a case's keys: what is on the host, and the dense mask.
-    fn mask<'a>(
+    pub fn mask<'a>(
         &'a self,
         case: &Case,
         host: &'a HostMasks,
@@ -129,7 +129,7 @@ impl<T: Element, R: Rig> Loaded<T, R> {
     }
 
     /// Where a kernel writes.
-    fn outputs(&self, case: &Case) -> (Held<T, DeviceOf<R>>, Option<Held<f32, DeviceOf<R>>>) {
+    pub fn outputs(&self, case: &Case) -> (Held<T, DeviceOf<R>>, Option<Held<f32, DeviceOf<R>>>) {
         let lse = case.lse.map(|place| Held::poisoned(&self.queue, place.of_rows(), case.rows_shape()));
         (Held::poisoned(&self.queue, case.place, case.query_shape()), lse)
     }
@@ -137,14 +137,14 @@ impl<T: Element, R: Rig> Loaded<T, R> {
 
 /// What a mask has on the host.
 #[derive(Default)]
-struct HostMasks {
+pub struct HostMasks {
     /// How many keys of each batch row count.
     lengths: Option<Vec<usize>>,
     segments: Option<[Vec<i32>; 2]>,
 }
 
 impl HostMasks {
-    fn of(case: &Case) -> Self {
+    pub fn of(case: &Case) -> Self {
         Self {
             lengths: case.lengths.map(|_| (0..case.batch).map(|b| case.length(b)).collect()),
             segments: case.segment_ids(),
@@ -156,7 +156,7 @@ impl HostMasks {
 pub type Written<T> = (Vec<T>, Option<Vec<f32>>);
 
 /// Runs a case, its key lengths and segments on the device, or in the mask.
-fn run_at_once<T: Element, R: Rig, K: OnGpu<T, R>>(
+pub fn run_at_once<T: Element, R: Rig, K: OnGpu<T, R>>(
     queue: R::Queue,
     case: &Case,
     inputs: &Inputs<T>,
@@ -198,7 +198,7 @@ fn run_at_once<T: Element, R: Rig, K: OnGpu<T, R>>(
 }
 
 /// Runs a case on a carried state, one block of keys after the other.
-fn run_in_hops<T: Element, R: Rig, K: OnGpu<T, R>>(
+pub fn run_in_hops<T: Element, R: Rig, K: OnGpu<T, R>>(
     queue: R::Queue,
     case: &Case,
     inputs: &Inputs<T>,

@@ -7,10 +7,13 @@ pub mod case;
 pub mod copy;
 pub mod direct;
 pub mod direct_faults;
+pub mod edge;
+pub mod eight_bits;
 pub mod flash;
 pub mod probes;
 pub mod refusals;
 pub mod rig;
+pub mod sage;
 pub mod sdpa;
 pub mod strategies;
 
@@ -92,15 +95,29 @@ macro_rules! each_flash_of {
     };
 }
 
+/// Makes a test of each named function of `sage`, for one element type.
+macro_rules! each_sage {
+    ($element:ty; $rig:ty, $name:ident, $head_dim:literal: $($test:ident),* $(,)?) => {
+        mod $name {
+            use super::*;
+
+            $(#[test]
+            fn $test() {
+                crate::kernels::sage::$test::<$element, $rig>($head_dim);
+            })*
+        }
+    };
+}
+
 /// Everything, for a rig.
 macro_rules! kernel_tests {
     ($rig:ty) => {
-        kernel_tests!($rig, d64_simple, 64, Which::Sm90(attn::cuda::FlashForm::Simple));
-        kernel_tests!($rig, d64_overlapped, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!($rig, d128_simple, 128, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::f16; $rig, d64_simple, 64, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::bf16; $rig, d64_overlapped, 64, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(one half::bf16; $rig, d128_simple, 128, Which::Sm90(attn::cuda::FlashForm::Simple));
         kernel_tests!($rig, d128_overlapped, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
-        kernel_tests!($rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
-        kernel_tests!($rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(one half::f16; $rig, d256_simple, 256, Which::Sm90(attn::cuda::FlashForm::Simple));
+        kernel_tests!(one half::bf16; $rig, d256_overlapped, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(also half::f16; $rig, d32_overlapped, 32, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(also half::bf16; $rig, d96_overlapped, 96, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(also half::f16; $rig, d192_overlapped, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
@@ -110,14 +127,14 @@ macro_rules! kernel_tests {
         kernel_tests!(masked half::bf16; $rig, d128_masked, 128, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(masked half::bf16; $rig, d192_masked, 192, Which::Sm90(attn::cuda::FlashForm::Overlapped));
         kernel_tests!(masked half::f16; $rig, d256_masked, 256, Which::Sm90(attn::cuda::FlashForm::Overlapped));
+        kernel_tests!(also half::f16; $rig, sm80_d32, 32, Which::Sm80);
         kernel_tests!($rig, sm80_d64, 64, Which::Sm80);
-        kernel_tests!(also half::bf16; $rig, sm80_d32, 32, Which::Sm80);
-        kernel_tests!(also half::f16; $rig, sm80_d96, 96, Which::Sm80);
-        kernel_tests!(also half::bf16; $rig, sm80_d128, 128, Which::Sm80);
-        kernel_tests!(also half::bf16; $rig, sm80_d192, 192, Which::Sm80);
-        kernel_tests!(also half::f16; $rig, sm80_d256, 256, Which::Sm80);
         kernel_tests!(masked half::bf16; $rig, sm80_d64_masked, 64, Which::Sm80);
         kernel_tests!(masked half::f16; $rig, sm80_d128_masked, 128, Which::Sm80);
+        kernel_tests!(also half::bf16; $rig, sm80_d96, 96, Which::Sm80);
+        kernel_tests!(also half::f16; $rig, sm80_d128, 128, Which::Sm80);
+        kernel_tests!(also half::bf16; $rig, sm80_d192, 192, Which::Sm80);
+        kernel_tests!(also half::f16; $rig, sm80_d256, 256, Which::Sm80);
         each_flash! { $rig, sdpa_as_the_others, 40, Which::Sdpa;
             heads_share_keys,
             padding_reaches_nobody,
@@ -149,6 +166,9 @@ macro_rules! kernel_tests {
             }
         }
 
+        kernel_tests!(sage half::f16; $rig, sage_d64, 64);
+        kernel_tests!(sage half::bf16; $rig, sage_d128, 128);
+
         each! { $rig, allocation: steady_calls_allocate_nothing }
         each! { $rig, copy:
             every_element_of_a_random_batch_arrives,
@@ -158,6 +178,12 @@ macro_rules! kernel_tests {
             integers_and_bytes_travel,
             an_empty_batch_does_nothing,
             elements_of_twelve_bytes_are_refused,
+        }
+        each! { $rig, edge:
+            rows_are_normalised_rotated_and_rounded_once,
+            batches_of_every_size_are_done,
+            what_is_not_rotated_stays,
+            what_is_off_16_bytes_is_refused,
         }
         each! { $rig, direct:
             every_element_of_random_boxes_arrives,
@@ -195,6 +221,7 @@ macro_rules! kernel_tests {
             padding_crosses_ranks,
             joint_tokens_are_attended_once,
             uneven_shares_cover_the_whole,
+            edges_are_done_on_the_way,
             segments_and_dense_masks_are_refused,
         }
 
@@ -209,6 +236,11 @@ macro_rules! kernel_tests {
             #[test]
             fn tensor_cores_multiply_f16() {
                 crate::kernels::probes::tensor_cores_multiply::<half::f16, $rig>();
+            }
+
+            #[test]
+            fn tensor_cores_multiply_8_bits() {
+                crate::kernels::probes::tensor_cores_multiply_8_bits::<$rig>();
             }
 
             #[test]
@@ -246,6 +278,39 @@ macro_rules! kernel_tests {
             dense_masks_of_every_kind,
             documents_are_found_in_long_sequences,
             few_queries_share_a_tile,
+        }
+    };
+    (sage $element:ty; $rig:ty, $name:ident, $head_dim:literal) => {
+        each_sage! { $element; $rig, $name, $head_dim:
+            tensors_in_8_bits_are_exact,
+            lengths_round_the_borders_of_tiles,
+            bands_of_every_kind,
+            heads_share_keys,
+            padding_reaches_nobody,
+            masks_of_every_kind,
+            any_layout_will_do,
+            hops_carry_the_state,
+            a_state_goes_on_in_other_kernels,
+            a_nan_is_not_hidden,
+            results_do_not_depend_on_the_order_of_threads,
+        }
+    };
+    // In one element type: they differ in the instruction that multiplies and the one that rounds.
+    (one $element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {
+        each_flash_of! { $element; $rig, $kernel, $head_dim, $which;
+            lengths_round_the_borders_of_tiles,
+            bands_of_every_kind,
+            heads_share_keys,
+            padding_reaches_nobody,
+            lengths_cross_to_the_device,
+            any_layout_will_do,
+            hops_carry_the_state,
+            one_hop_is_one_call,
+            numbers_of_every_size,
+            products_of_minus_infinity_weigh_nothing,
+            a_nan_reaches_who_attends_it,
+            results_do_not_depend_on_the_order_of_threads,
+            heads_come_in_sections,
         }
     };
     ($rig:ty, $kernel:ident, $head_dim:literal, $which:expr) => {

@@ -4,6 +4,7 @@ use attn::Tensor;
 use attn::cuda::probe::{self, WgmmaForm};
 use attn::cuda::{self, Half};
 
+use crate::kernels::eight_bits::to_e4m3;
 use crate::kernels::rig::{DeviceOf, Rig};
 use crate::support::Random;
 
@@ -48,6 +49,39 @@ fn product<T: Half, R: Rig>(form: WgmmaForm, n: usize) {
                 .sum();
             let found = d.view().at([0, 0, i, j]);
             assert!(found == right, "{form:?}, n = {n}: d[{i}][{j}] is {found}, expected {right}");
+        }
+    }
+}
+
+/// The same of 8-bit elements, k contiguous in both operands: whole numbers that both types hold.
+pub fn tensor_cores_multiply_8_bits<R: Rig>() {
+    let forms =
+        [(true, false, 128), (false, false, 64), (false, true, 64), (false, false, 128), (false, true, 128)];
+    for swizzle in [32, 64, 128] {
+        for (integers, a_from_registers, n) in forms {
+            let Some(queue) = R::queue(n as u64) else { return };
+            let mut random = Random(n as u64 + swizzle as u64);
+            let mut whole = |shape: [usize; 4]| {
+                Tensor::<f32>::from_fn(shape, |_| (random.next() % 17) as f32 - 8.0).unwrap()
+            };
+            let (a, b) = (whole([1, 1, 64, 128]), whole([1, 1, 128, n]));
+            let bytes = |of: &Tensor<f32>| {
+                let byte = |value: f32| if integers { value as i8 as u8 } else { to_e4m3(value) };
+                let bytes = Tensor::<u8>::from_fn(of.view().shape(), |index| byte(of.view().at(index)));
+                cuda::to_device(&queue, &bytes.unwrap()).unwrap()
+            };
+            let nan = Tensor::<f32>::from_fn([1, 1, 64, n], |_| f32::NAN).unwrap();
+            let mut d = cuda::to_device(&queue, &nan).unwrap();
+            let form = WgmmaForm { swizzle, a_from_registers, b_mn_major: false };
+            probe::wgmma8(&queue, form, integers, bytes(&a).view(), bytes(&b).view(), d.view_mut())
+                .unwrap_or_else(|error| panic!("{form:?}, n = {n}: {error}"));
+            let d = cuda::to_host::<f32, DeviceOf<R>>(&queue, &d).unwrap();
+            for (i, j) in (0..64).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                let right: f32 =
+                    (0..128).map(|k| a.view().at([0, 0, i, k]) * b.view().at([0, 0, k, j])).sum();
+                let found = d.view().at([0, 0, i, j]);
+                assert!(found == right, "{form:?}, n = {n}: d[{i}][{j}] is {found}, expected {right}");
+            }
         }
     }
 }

@@ -3,12 +3,14 @@
 use attn::comm::threads::Queues;
 use attn::cuda::{self, GpuQueue, Half};
 use attn::prelude::*;
-use attn::{Error, JointStrategy, KeyPlacement, ThreadComm};
+use attn::{Edges, Error, JointStrategy, KeyPlacement, RopePairs, ThreadComm};
 
 use crate::kernels::case::roundoff;
+use crate::kernels::edge::EdgeThere;
 use crate::kernels::rig::{DeviceOf, Rig};
 use crate::support::{
-    Inputs, Problem, Setup, Whole, WithFlash, assemble, lse_error, open, oracle, relative_error, share,
+    Inputs, Problem, Random, Setup, Whole, WholeEdge, WholeEdges, WithFlash, angles, assemble, lse_error,
+    open, oracle, relative_error, share,
 };
 
 /// Shards the inputs over the ranks, attends on the device, and puts the parts together. None if there is no device.
@@ -16,12 +18,23 @@ fn attend<R: Rig, T: Half>(setup: Setup, inputs: &Inputs<T>) -> Option<Whole<T>>
 where
     WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
 {
+    attend_with::<R, T>(setup, inputs, None)
+}
+
+fn attend_with<R: Rig, T: Half>(
+    setup: Setup,
+    inputs: &Inputs<T>,
+    edges: Option<&WholeEdges<T>>,
+) -> Option<Whole<T>>
+where
+    WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
+{
     let queues: Vec<R::Queue> = (0..setup.ranks()).map_while(|rank| R::queue(rank as u64)).collect();
     if queues.is_empty() {
         return None;
     }
-    let shards =
-        World::<Queues<DeviceOf<R>>>::on_queues(queues).run(|comm| part::<R, T, _>(comm, setup, inputs));
+    let shards = World::<Queues<DeviceOf<R>>>::on_queues(queues)
+        .run(|comm| part_with::<R, T, _>(comm, setup, inputs, edges));
     let shards = shards.unwrap_or_else(|error| panic!("{setup}, {:?}: {error}", inputs.problem));
     Some(assemble(&inputs.problem, setup.sharding, &shards))
 }
@@ -31,6 +44,20 @@ pub fn part<R: Rig, T: Half, C>(
     comm: C,
     setup: Setup,
     inputs: &Inputs<T>,
+) -> attn::Result<(Tensor<T>, Vec<f32>)>
+where
+    C: Communicator<Device = DeviceOf<R>>,
+    WithFlash: ParallelAttention<C, T>,
+{
+    part_with::<R, T, C>(comm, setup, inputs, None)
+}
+
+/// [`part`], with something done to queries and keys on their way.
+pub fn part_with<R: Rig, T: Half, C>(
+    comm: C,
+    setup: Setup,
+    inputs: &Inputs<T>,
+    edges: Option<&WholeEdges<T>>,
 ) -> attn::Result<(Tensor<T>, Vec<f32>)>
 where
     C: Communicator<Device = DeviceOf<R>>,
@@ -63,6 +90,27 @@ where
     metadata.key_lengths = inputs.key_lengths.as_deref();
     metadata.keys = keys;
     metadata = metadata.with_sequence(seq_q, seq_k);
+    let mine = |seq: usize, keys: KeyPlacement| match keys {
+        KeyPlacement::Sharded => sharding.sequence(seq).unwrap().positions(rank),
+        KeyPlacement::Replicated => attn::Run::of(0..seq).into(),
+    };
+    let edges = match edges {
+        Some(edges) => {
+            let share = edges.share(&mine(seq_q, KeyPlacement::Sharded), &mine(seq_k, keys))?;
+            let there = [&share.query, &share.key, &share.joint_query, &share.joint_key];
+            let mut there = there.into_iter().map(|edge| EdgeThere::new(&queue, edge));
+            let mut next = || there.next().expect("there are four");
+            Some([next()?, next()?, next()?, next()?])
+        }
+        None => None,
+    };
+    let edges = edges.as_ref().map(|[query, key, joint_query, joint_key]| Edges {
+        query: query.view(),
+        key: key.view(),
+        joint_query: joint_query.view(),
+        joint_key: joint_key.view(),
+    });
+    metadata.edges = edges.as_ref();
     let rows = joint + query.shape()[1];
     let mut out = poisoned::<T, R>(&queue, [batch, rows, heads, head_dim])?;
     let mut lse = poisoned::<f32, R>(&queue, [batch, heads, rows, 1])?;
@@ -198,6 +246,55 @@ where
     verify::<R, T>(Problem::new(1, 67, 5, 64).kv_heads(1).causal(), 1, &uneven);
     verify::<R, T>(Problem::new(2, 41, 6, 64).kv_heads(3).seq_k(30).key_lengths(), 1, &uneven);
     verify::<R, T>(Problem::new(1, 2, 4, 64).joint(1, JointStrategy::Front), 1, &uneven);
+}
+
+/// Norms and rotations that the kernel takes, of queries and keys and joint tokens.
+pub fn gpu_edges<T: Half>(problem: &Problem, seed: u64) -> WholeEdges<T> {
+    let Problem { batch, seq_q, seq_k, heads, kv_heads, head_dim, joint, .. } = *problem;
+    let mut random = Random(seed);
+    let mut edge = |seq: usize, heads: usize| {
+        if seq == 0 {
+            return WholeEdge::NONE;
+        }
+        let mut edge = WholeEdge::random(&mut random, [batch, seq, heads, head_dim]);
+        // Neither is left out, and pairs are as the kernel counts them.
+        edge.norm.get_or_insert((None, 1e-6));
+        let order = edge.rope.map_or(RopePairs::Halves, |(_, order)| order);
+        let angle = |[b, s, _, i]: [usize; 4]| (b + 2 * s) as f64 / 30_f64.powf(i as f64 / 16.0);
+        edge.rope = Some((angles([1, seq, 1, [16, head_dim / 2][random.below(2)]], angle), order));
+        edge
+    };
+    WholeEdges {
+        query: edge(seq_q, heads),
+        key: edge(seq_k, kv_heads),
+        joint_query: edge(joint, heads),
+        joint_key: edge(joint, kv_heads),
+    }
+}
+
+/// As if done beforehand, and by the same sums whoever does it.
+pub fn edges_are_done_on_the_way<R: Rig, T: Half>()
+where
+    WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
+{
+    let problem = Problem::new(1, 36, 4, 64).kv_heads(2);
+    let joint = Problem::new(2, 24, 3, 64).kv_heads(3).joint(5, JointStrategy::Front);
+    let uneven = [Setup::ulysses(2).uneven(), Setup::hybrid(2, 2).uneven()];
+    for (problem, setups) in [(problem, plain(&[2])), (joint, uneven.to_vec())] {
+        let inputs = problem.inputs::<T>(5);
+        let edges = gpu_edges::<T>(&problem, 5);
+        let exact = oracle(&edges.done(&inputs));
+        let Some(one) = attend_with::<R, T>(Setup::NONE, &inputs, Some(&edges)) else { return };
+        for setup in setups {
+            let whole = attend_with::<R, T>(setup, &inputs, Some(&edges)).unwrap();
+            let error = relative_error(&whole.rows(), &exact.rows());
+            // Of the rounded queries and keys a few may be off by their last bit.
+            assert!(error <= 1.5 * roundoff::<T>(), "{setup}, {problem:?}: relative error {error:e}");
+            if setup.strategy == "ulysses" {
+                assert_eq!(whole.bits(), one.bits(), "{setup}, {problem:?}");
+            }
+        }
+    }
 }
 
 /// What the kernel does not take is refused by the session, on every rank alike.

@@ -98,6 +98,7 @@ pub fn signature(law: &'static str, call: usize) -> Signature {
         mask: Mask::NONE,
         digest: 0,
         scale_bits: 0,
+        edges: 0,
         lse: false,
     }
 }

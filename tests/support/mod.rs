@@ -4,6 +4,7 @@
 
 mod compare;
 pub mod counting;
+mod edges;
 mod oracle;
 mod problem;
 mod random;
@@ -11,10 +12,11 @@ mod run;
 mod setup;
 
 pub use compare::{lse_error, relative_error};
+pub use edges::{WholeEdge, WholeEdges, angles};
 pub use oracle::{Whole, oracle};
 pub use problem::{Inputs, Problem, Token};
 pub use random::Random;
-pub use run::{assemble, attend, attend_on, call, on_each, open, relaid, share};
+pub use run::{assemble, attend, attend_on, attend_with, call, call_with, on_each, open, relaid, share};
 pub use setup::Setup;
 
 use attn::prelude::*;

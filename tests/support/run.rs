@@ -3,7 +3,7 @@
 use attn::prelude::*;
 use attn::{AttentionPipeline, Error, KeyPlacement, Positions, Sharding, TensorLayout, ThreadComm, Traffic};
 
-use super::{Inputs, Problem, Setup, Whole};
+use super::{Inputs, Problem, Setup, Whole, WholeEdges};
 
 /// Shards the inputs over threads, attends, and puts the parts together. Joint rows must be bit-equal on all ranks.
 pub fn attend<A, T>(setup: Setup, inputs: &Inputs<T>) -> attn::Result<Whole<T>>
@@ -21,6 +21,17 @@ where
     T: Element,
 {
     let shards = world.run(|comm| call(&mut open::<A, _, T>(comm, setup)?, inputs))?;
+    Ok(assemble(&inputs.problem, setup.sharding, &shards))
+}
+
+/// [`attend`], with something done to queries and keys on their way.
+pub fn attend_with<A, T>(setup: Setup, inputs: &Inputs<T>, edges: &WholeEdges<T>) -> attn::Result<Whole<T>>
+where
+    A: ParallelAttention<ThreadComm, T>,
+    T: Element,
+{
+    let world = World::threads(setup.ranks()).threads_per_rank(1);
+    let shards = world.run(|comm| call_with(&mut open::<A, _, T>(comm, setup)?, inputs, Some(edges)))?;
     Ok(assemble(&inputs.problem, setup.sharding, &shards))
 }
 
@@ -47,17 +58,29 @@ where
     C: Communicator<Device = Cpu>,
     T: Element,
 {
+    call_with(session, inputs, None)
+}
+
+/// [`call`], with something done to queries and keys on their way.
+pub fn call_with<A, C, T>(
+    session: &mut Session<A, C, T>,
+    inputs: &Inputs<T>,
+    edges: Option<&WholeEdges<T>>,
+) -> attn::Result<(Tensor<T>, Vec<f32>)>
+where
+    A: ParallelAttention<C, T>,
+    C: Communicator<Device = Cpu>,
+    T: Element,
+{
     let Problem { batch, seq_q, seq_k, heads, head_dim, joint, keys, .. } = inputs.problem;
     let layout = A::Pipeline::LAYOUT;
     let (sharding, rank) = (session.sharding(), session.communicator().rank());
-    let shard = |tensor: &Tensor<T>, keys: KeyPlacement| {
-        let seq = tensor.shape()[1];
-        let positions = match keys {
-            KeyPlacement::Sharded => positions(sharding, seq, rank)?,
-            KeyPlacement::Replicated => attn::Run::of(0..seq).into(),
-        };
-        share(tensor, &positions, layout)
+    let mine = |seq: usize, keys: KeyPlacement| match keys {
+        KeyPlacement::Sharded => positions(sharding, seq, rank),
+        KeyPlacement::Replicated => Ok(attn::Run::of(0..seq).into()),
     };
+    let shard =
+        |tensor: &Tensor<T>, keys: KeyPlacement| share(tensor, &mine(tensor.shape()[1], keys)?, layout);
     let query = shard(&inputs.query, KeyPlacement::Sharded)?;
     let (key, value) = (shard(&inputs.key, keys)?, shard(&inputs.value, keys)?);
     let joint_tensors = match &inputs.joint {
@@ -70,6 +93,12 @@ where
     if sharding.split == Split::Uneven {
         metadata = metadata.with_sequence(seq_q, seq_k);
     }
+    let edges = match edges {
+        Some(edges) => Some(edges.share(&mine(seq_q, KeyPlacement::Sharded)?, &mine(seq_k, keys)?)?),
+        None => None,
+    };
+    let edges = edges.as_ref().map(WholeEdges::view);
+    metadata.edges = edges.as_ref();
     let rows = joint + layout.permute(query.shape())[1];
     let mut out =
         Tensor::<T>::from_fn(layout.permute([batch, rows, heads, head_dim]), |_| T::from_f32(77.0))?;

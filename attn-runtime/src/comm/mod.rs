@@ -18,6 +18,7 @@ mod world;
 
 pub use call::Call;
 pub use place::{Place, Token};
+pub(crate) use plan::packed;
 pub use plan::{ExchangePlan, Region, Section, StridedBox, Transfer};
 pub use processes::Processes;
 pub use rendezvous::{Rendezvous, Whereabouts};

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use crate::comm::Signature;
 use crate::device::{Device, StridedCopy};
 use crate::error::{Error, Result};
-use crate::tensor::{Element, Scalar, View, ViewMut};
+use crate::tensor::{Element, Scalar, View, ViewMut, contiguous_strides};
 
 /// A box inside a 4-D tensor, in elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -66,10 +66,33 @@ impl ExchangePlan {
     }
 }
 
+/// Where a packed source has each box that goes: first elements, and sections in the order of the plan.
+pub(crate) fn packed(sends: &[Section]) -> impl Iterator<Item = (usize, &Section)> {
+    sends.iter().scan(0_usize, |next, section| {
+        let start = *next;
+        *next = next.saturating_add(elements(section.region.extent));
+        Some((start, section))
+    })
+}
+
+/// How many elements a box has; [`usize::MAX`] if they cannot be counted.
+fn elements(extent: [usize; 4]) -> usize {
+    if extent.contains(&0) { 0 } else { extent.iter().fold(1, |product, &axis| product.saturating_mul(axis)) }
+}
+
+impl ExchangePlan {
+    /// How many elements go, to whomever: as many has a [packed](Transfer::packed) source.
+    pub fn elements_sent(&self) -> usize {
+        self.sends.iter().fold(0, |sum, section| sum.saturating_add(elements(section.region.extent)))
+    }
+}
+
 /// A plan and the two tensors that it is carried out on, their element type forgotten.
 pub struct Transfer<'a, D> {
     plan: &'a ExchangePlan,
     source: Strided,
+    /// Whether the boxes that go stand in the source one behind the other, each dense, instead of where the plan says.
+    packed: bool,
     destination: Strided,
     tensors: PhantomData<(&'a u8, &'a mut u8, fn() -> D)>,
 }
@@ -97,22 +120,43 @@ impl<'a, D: Device> Transfer<'a, D> {
         source: View<'a, T, D>,
         destination: ViewMut<'a, T, D>,
     ) -> Result<Self> {
-        let check = |sections: &[Section], shape: [usize; 4], what: &str| match sections
-            .iter()
-            .find(|s| !s.region.fits(shape))
-        {
-            None => Ok(()),
-            Some(s) => Err(Error::Plan(format!(
-                "the {what} box {:?} of peer {} lies outside shape {shape:?}",
-                s.region, s.peer
-            ))),
-        };
-        check(&plan.sends, source.shape(), "sent")?;
-        check(&plan.receives, destination.shape(), "received")?;
+        check_boxes(&plan.sends, source.shape(), "sent")?;
+        Self::bind(plan, source, destination, false)
+    }
+
+    /// Binds a plan to a source in which the boxes that go stand already as they go: one behind the other in the order of
+    /// the plan, whatever offsets it says, each dense. So nobody has to pack them.
+    ///
+    /// # Errors
+    /// If the source is not one dense run of as many elements as go, or a box that comes lies outside the destination.
+    pub fn packed<T: Scalar>(
+        plan: &'a ExchangePlan,
+        source: View<'a, T, D>,
+        destination: ViewMut<'a, T, D>,
+    ) -> Result<Self> {
+        let (found, expected) = (source.shape(), [1, 1, 1, plan.elements_sent()]);
+        if found != expected || (found[3] > 1 && source.strides()[3] != 1) {
+            let strides = source.strides();
+            return Err(Error::Plan(format!(
+                "a packed source has shape {found:?} and strides {strides:?}, where the plan sends {expected:?}, dense"
+            )));
+        }
+        Self::bind(plan, source, destination, true)
+    }
+
+    /// The boxes that go are known to lie inside the source.
+    fn bind<T: Scalar>(
+        plan: &'a ExchangePlan,
+        source: View<'a, T, D>,
+        destination: ViewMut<'a, T, D>,
+        packed: bool,
+    ) -> Result<Self> {
+        check_boxes(&plan.receives, destination.shape(), "received")?;
         let item = size_of::<T>();
         Ok(Self {
             plan,
             source: Strided { base: source.base().as_ptr().cast(), strides: source.strides(), item },
+            packed,
             destination: Strided {
                 base: destination.base().as_ptr().cast(),
                 strides: destination.strides(),
@@ -153,7 +197,16 @@ impl<'a, D: Device> Transfer<'a, D> {
 
     /// The boxes of the source that go to a rank, in order: what a communicator of your own reads.
     pub fn outgoing(&self, peer: usize) -> impl Iterator<Item = StridedBox> {
-        self.source.boxes(&self.plan.sends, peer)
+        let Strided { base, strides, item } = self.source;
+        let is_packed = self.packed;
+        packed(&self.plan.sends).filter(move |(_, section)| section.peer == peer).map(move |(at, section)| {
+            let extent = section.region.extent;
+            let (start, strides) = match is_packed {
+                true => (if extent.contains(&0) { 0 } else { at }, contiguous_strides(extent)),
+                false => (section.region.start(strides), strides),
+            };
+            StridedBox { base: base.wrapping_add(start * item), item, extent, strides }
+        })
     }
 
     /// The boxes of the destination that come from a rank, in order: what a communicator of your own writes.
@@ -261,6 +314,16 @@ impl StridedBox {
     }
 }
 
+/// That boxes lie inside a tensor.
+fn check_boxes(sections: &[Section], shape: [usize; 4], what: &str) -> Result<()> {
+    match sections.iter().find(|section| !section.region.fits(shape)) {
+        None => Ok(()),
+        Some(Section { peer, region }) => {
+            Err(Error::Plan(format!("the {what} box {region:?} of peer {peer} lies outside shape {shape:?}")))
+        }
+    }
+}
+
 impl Strided {
     /// The boxes of a plan that concern a rank.
     fn boxes(self, sections: &[Section], peer: usize) -> impl Iterator<Item = StridedBox> {
@@ -296,5 +359,37 @@ mod tests {
         assert!(Transfer::<Cpu>::new(&plan, source, ViewMut::new(&mut to, [1, 2, 2, 2]).unwrap()).is_err());
         plan.receives[0].region = Region { offset: [usize::MAX, 0, 0, 0], extent: [2, 1, 1, 1] };
         assert!(Transfer::<Cpu>::new(&plan, source, ViewMut::new(&mut to, [1, 2, 2, 2]).unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_packed_source_has_its_boxes_one_behind_the_other() {
+        let numbers: Vec<f32> = (0..22).map(|i| i as f32).collect();
+        let mut to = [0.0_f32; 4];
+        let mut plan = ExchangePlan::default();
+        // Where they would be in a tensor that nobody packed is no matter.
+        plan.send(1, [7, 0, 9, 0], [1, 2, 3, 2]);
+        plan.send(2, [0, 5, 0, 0], [1, 0, 3, 2]);
+        plan.send(1, [0, 0, 40, 0], [1, 2, 1, 2]);
+        plan.send(0, [0, 0, 0, 0], [2, 1, 3, 1]);
+        assert_eq!(plan.elements_sent(), 22);
+        let source = View::new(&numbers, [1, 1, 1, 22]).unwrap();
+        let to = ViewMut::new(&mut to, [1, 1, 1, 4]).unwrap();
+        let transfer = Transfer::<Cpu>::packed(&plan, source, to).unwrap();
+        let first = |part: StridedBox| part.base.addr().wrapping_sub(source.base().as_ptr().addr()) / 4;
+        let boxes =
+            |peer| transfer.outgoing(peer).map(|part| (first(part), part.strides)).collect::<Vec<_>>();
+        assert_eq!(boxes(1), [(0, [12, 6, 2, 1]), (12, [4, 2, 2, 1])]);
+        assert_eq!(boxes(0), [(16, [3, 3, 1, 1])]);
+        assert_eq!(boxes(2).len(), 1);
+        assert_eq!(transfer.bytes_sent_by(0), 4 * 16);
+        let mut more = [0.0_f32; 4];
+        for (shape, strides) in
+            [([1, 1, 1, 21], [1; 4]), ([1, 1, 11, 2], [1, 1, 2, 1]), ([1, 1, 1, 22], [0; 4])]
+        {
+            let source = View::with_strides(&numbers, shape, strides).unwrap();
+            let to = ViewMut::new(&mut more, [1, 1, 1, 4]).unwrap();
+            let error = Transfer::<Cpu>::packed(&plan, source, to).unwrap_err().to_string();
+            assert!(error.contains("a packed source") && error.contains("[1, 1, 1, 22]"), "{error}");
+        }
     }
 }

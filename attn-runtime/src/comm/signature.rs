@@ -36,6 +36,8 @@ pub struct Signature {
     pub digest: u64,
     /// The bits of the softmax scale.
     pub scale_bits: u32,
+    /// A number of what is done to queries and keys on their way in; 0 if nothing is.
+    pub edges: u64,
     /// Whether the log-sum-exp is wanted.
     pub lse: bool,
 }
@@ -51,7 +53,13 @@ impl fmt::Display for Signature {
             write!(f, ", {joint} joint tokens in {}", order.name())?;
         }
         let Self {
-            sharding: Sharding { ulysses, outer, layout, split }, mask, digest, scale_bits, lse, ..
+            sharding: Sharding { ulysses, outer, layout, split },
+            mask,
+            digest,
+            scale_bits,
+            edges,
+            lse,
+            ..
         } = self;
         write!(f, ", {ulysses} x {outer} ranks, {} {}", layout.name(), split.name())?;
         write!(f, ", mask {mask}")?;
@@ -59,6 +67,9 @@ impl fmt::Display for Signature {
             write!(f, " (digest {digest:016x})")?;
         }
         write!(f, ", scale {}", f32::from_bits(*scale_bits))?;
+        if *edges != 0 {
+            write!(f, ", edges (digest {edges:016x})")?;
+        }
         if *lse { f.write_str(", with lse") } else { Ok(()) }
     }
 }

@@ -3,10 +3,12 @@
 mod arena;
 mod copy;
 pub mod cpu;
+mod edge;
 
 pub use arena::{Arena, Scope};
 pub use copy::StridedCopy;
 pub use cpu::Cpu;
+pub use edge::{EdgeCopy, EdgeNorm, EdgeRope, RopePairs};
 
 use core::ptr::NonNull;
 
@@ -57,6 +59,20 @@ pub unsafe trait Device: Sized + 'static {
     /// # Errors
     /// If the device reports one.
     unsafe fn copy(queue: &Self::Queue, copies: &[StridedCopy]) -> Result<()>;
+
+    /// Makes a batch of copies of rows that are normalised and rotated on their way, in the order of the queue. What it does
+    /// not take it refuses whole, copies of no elements included: then all ranks refuse the same.
+    ///
+    /// A device that says nothing makes none.
+    ///
+    /// # Safety
+    /// As [`copy`](Self::copy); weights and tables are read as sources are.
+    ///
+    /// # Errors
+    /// If the device does not take a copy, or reports an error.
+    unsafe fn edge(_: &Self::Queue, _: &[EdgeCopy]) -> Result<()> {
+        Err(edge::none_made::<Self>())
+    }
 
     /// Waits until everything queued has happened.
     ///

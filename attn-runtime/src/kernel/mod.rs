@@ -150,6 +150,12 @@ impl<D: Device, T: Element, K: CarriesState<D, T>> CarriesState<D, T> for &K {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sdpa;
 
+/// Attention in 8 bits (Zhang et al. 2024, SageAttention): faster where a GPU multiplies 8 bits faster than 16, and less
+/// accurate. For GPUs alone.
+#[cfg(feature = "sage")]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sage;
+
 /// Tiled attention with online softmax: blocks of keys that no query of a tile may attend are skipped.
 #[cfg(feature = "flash")]
 #[derive(Clone, Copy, Debug, Default)]

@@ -39,6 +39,7 @@ where
     const MASKS: MaskKinds = K::MASKS;
     const JOINT: bool = true;
     const REPLICATED_KEYS: bool = true;
+    const EDGES: bool = true;
     type Context<'a> = GatherContext<'a, T, C::Device>;
     type Driven<'a>
         = Gather<'a, &'a K, C, T>

@@ -134,6 +134,7 @@ mod tests {
             mask: Mask::NONE,
             digest: 0,
             scale_bits: scale.to_bits(),
+            edges: 0,
             lse: false,
         }
     }

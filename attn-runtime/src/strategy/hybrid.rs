@@ -49,6 +49,7 @@ where
     const MASKS: MaskKinds = K::MASKS;
     const JOINT: bool = true;
     const REPLICATED_KEYS: bool = true;
+    const EDGES: bool = true;
     type Context<'a> = ReshardContext<'a, T, C::Device>;
     type Driven<'a>
         = Rotate<'a, Grouped<'a, K>, C, T>

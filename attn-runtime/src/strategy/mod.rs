@@ -84,6 +84,10 @@ pub trait ParallelAttentionStrategy<K, C: Communicator, T: Element>: Sized {
     /// some is refused before anything moves.
     const REPLICATED_KEYS: bool = false;
 
+    /// Whether it heeds the [edges](AttentionRequest::edges) of a request. If not, it is given queries and keys to which they
+    /// have been done, in a pass of its own, and none.
+    const EDGES: bool = false;
+
     /// What `post_attention` must know of `pre_attention`.
     type Context<'a>: ParallelAttentionContext;
 

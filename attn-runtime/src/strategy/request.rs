@@ -3,7 +3,8 @@
 use attn_plan::{Mask, Run, Sharding, Span};
 
 use crate::comm::Signature;
-use crate::device::Device;
+use crate::device::{Device, Scope};
+use crate::edges::Edges;
 use crate::error::{Error, Result};
 use crate::kernel::{Band, BlockMask, BlockSegments, KeyLengths, SegmentIds};
 use crate::metadata::{JointStrategy, KeyPlacement, Segments, Sequence};
@@ -26,6 +27,8 @@ pub struct AttentionRequest<'a, T, D: Device> {
     pub joint: Option<Joint<'a, T, D>>,
     /// The masks of the whole sequence. Without span and segments if there are joint tokens.
     pub mask: AttentionMask<'a, D>,
+    /// What is done to queries and keys on their way, if anything.
+    pub edges: Option<&'a Edges<'a, T, D>>,
     /// Softmax scale.
     pub scale: f32,
     /// This rank's output: `[batch, joint tokens + its share of seq_q, heads, head_dim]`, in the joint order.
@@ -200,6 +203,22 @@ impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
         Ok(BlockMask { dense, ..self.mask.between(self.sequence, query, key) })
     }
 
+    /// The same call, whose edges are done: dense copies of the tensors that have some take their place.
+    ///
+    /// # Errors
+    /// If the device does not take them.
+    #[cold]
+    pub(crate) fn with_edges_done(mut self, scope: Scope<'a, D>) -> Result<Self> {
+        let Some(Edges { query, key, joint_query, joint_key }) = self.edges.take() else { return Ok(self) };
+        self.query = query.applied(scope, self.query)?;
+        self.kv.key = key.applied(scope, self.kv.key)?;
+        if let Some(joint) = &mut self.joint {
+            joint.query = joint_query.applied(scope, joint.query)?;
+            joint.kv.key = joint_key.applied(scope, joint.kv.key)?;
+        }
+        Ok(self)
+    }
+
     /// What the ranks compare.
     pub fn signature(&self, strategy: &'static str, sharding: Sharding) -> Signature {
         let [batch, _, heads, head_dim] = self.query.shape();
@@ -217,6 +236,7 @@ impl<'a, T: Element, D: Device> AttentionRequest<'a, T, D> {
             mask: self.mask.kinds(),
             digest: self.mask.digest(),
             scale_bits: self.scale.to_bits(),
+            edges: self.edges.map_or(0, Edges::digest),
             lse: self.lse.is_some(),
         }
     }
@@ -260,6 +280,7 @@ mod tests {
             sequence: Sequence { query: 4, key: 4 },
             joint: None,
             mask: Span::Causal.into(),
+            edges: None,
             scale: 1.0,
             out: out.view_mut(),
             lse: None,

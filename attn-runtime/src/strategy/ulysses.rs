@@ -38,6 +38,7 @@ where
     const MASKS: MaskKinds = K::MASKS;
     const JOINT: bool = true;
     const REPLICATED_KEYS: bool = true;
+    const EDGES: bool = true;
     type Context<'a> = DirectContext<'a, T, C::Device>;
     type Driven<'a>
         = Grouped<'a, K>

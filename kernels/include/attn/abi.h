@@ -25,7 +25,8 @@ enum AttnStatus {
 };
 
 // F32: attn_sdpa and attn_state_finish alone.
-enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2 };
+// S8, E4M3: attn_probe_wgmma8 alone.
+enum AttnType { ATTN_BF16 = 0, ATTN_F16 = 1, ATTN_F32 = 2, ATTN_S8 = 3, ATTN_E4M3 = 4 };
 
 // How the flash kernel's consumer warpgroups work: AUTO asks the table of shapes; SIMPLE runs one product after the
 // other; OVERLAPPED runs the softmax of one block of keys while the tensor cores work on another. What has one kernel, gets
@@ -91,6 +92,39 @@ int attn_flash_sm80(const AttnAttention* call, void* stream);
 // Without tensor cores, also for F32: any head_dim, any alignment of whole elements.
 int attn_sdpa(const AttnAttention* call, void* stream);
 
+// Attention in 8 bits (Zhang et al. 2024, SageAttention; SageAttention2): what attn_sage_quantise writes and attention
+// reads. Dense, bases multiples of 16 bytes. Keys come in blocks of 128; the last one may be short.
+typedef struct AttnSageTensors {
+    // [batch, heads, seq_q, head_dim] and [batch, kv_heads, seq_k, head_dim]. Keys less their mean.
+    int8_t* query;
+    int8_t* key;
+    // e4m3, [batch, kv_heads, head_dim, key_blocks * 128], tokens in the order of kernels/sage/shapes.h. Null: values stay
+    // as they are.
+    uint8_t* value;
+    // [batch, heads, seq_q]: what whole products of a query are multiplied with, softmax scale and log2(e) included;
+    // the query's product with the mean key, times the same two.
+    float* query_scale;
+    float* query_mean;
+    // [batch, kv_heads, key_blocks, 4]: for keys whose number modulo 8 is 0 or 1, 2 or 3, 4 or 5, 6 or 7.
+    float* key_scale;
+    // [batch, kv_heads, head_dim].
+    float* value_scale;
+    float* key_mean;
+    // [batch, kv_heads, ceil(seq_k / 256), 2, head_dim]: sums of keys and largest values on the way.
+    float* partial;
+} AttnSageTensors;
+
+// `attention` as for flash: head_dim 64 or 128, BF16 or F16.
+typedef struct AttnSage {
+    AttnAttention attention;
+    AttnSageTensors tensors;
+} AttnSage;
+
+// For compute capability 8.0 and later; with values in 8 bits, for 9.0. Reads query, key, value, scale and key lengths of `attention`.
+int attn_sage_quantise(const AttnSage* call, void* stream);
+// For compute capability 9.0. Reads the tensors, and of `attention` neither query, key nor value.
+int attn_sage_sm90(const AttnSage* call, void* stream);
+
 // The carried state of flash: begin marks every row as having attended nothing; finish divides, casts, and writes
 // `out` and, if lse.base is not null, the natural log-sum-exp, state_max * ln(2) + ln(state_sum).
 typedef struct AttnStateCall {
@@ -115,6 +149,39 @@ typedef struct AttnCopy {
 
 // A batch of copies; one launch for every 200 that are not empty.
 int attn_copy(const AttnCopy* copies, size_t count, void* stream);
+
+// Which channels of a row are a pair, which is turned: 2i and 2i + 1, or i and i + rotary_dim / 2.
+enum AttnPairs { ATTN_PAIRS_INTERLEAVED = 0, ATTN_PAIRS_HALVES = 1 };
+
+// A copy of rows, [batch, seq, heads, head_dim] with head_dim dense, each normalised, then rotated, in fp32, and rounded
+// once. All bases and strides are multiples of 16 bytes.
+//
+// norm: x / sqrt(mean(x * x) + eps) * weight. Rotation: (a, b) becomes (a cos - b sin, b cos + a sin).
+typedef struct AttnEdge {
+    const void* source;
+    void* destination;
+    // [heads, head_dim], dense along head_dim, of the rows' type. Null: all are 1.
+    const void* weight;
+    // [batch, seq, rotary_dim / 2], dense along the last.
+    const float* cos;
+    const float* sin;
+    // Batch, seq, head.
+    int64_t source_strides[3], destination_strides[3];
+    int64_t weight_stride;
+    // Batch, seq.
+    int64_t cos_strides[2], sin_strides[2];
+    // head_dim: a multiple of 8, at most 256. rotary_dim: of 8, or of 16 with halves; 0: nothing is rotated.
+    int32_t batch, seq, heads, head_dim, rotary_dim;
+    // enum AttnPairs, enum AttnType (BF16 or F16).
+    int32_t pairs, type;
+    // Whether rows are normalised.
+    int32_t norm;
+    float eps;
+    int32_t reserved;
+} AttnEdge;
+
+// A batch of them; one launch for every 100 of one type that are not empty.
+int attn_edge(const AttnEdge* edges, size_t count, void* stream);
 
 // Direct exchange: ranks whose GPUs reach each other's memory write their parts of an exchange straight into each other's
 // tensors, and wait for each other on the GPU alone. See kernels/exchange/mailbox.h.
@@ -211,6 +278,8 @@ typedef struct AttnProbeWgmma {
 } AttnProbeWgmma;
 
 int attn_probe_wgmma(const AttnProbeWgmma* call, void* stream);
+// The same of 8-bit elements: k = 128, n contiguous in neither operand's shared memory.
+int attn_probe_wgmma8(const AttnProbeWgmma* call, void* stream);
 
 // Copy engine: of a [seq, slabs * width] tensor of 2-byte elements, width = swizzle / 2, loads the box of `rows` x
 // (box_slabs * width) that begins at (row, slab * width), under a swizzle of 32, 64 or 128 bytes, and writes shared
@@ -247,8 +316,8 @@ const char* attn_status_name(int status);
 const char* attn_status_text(int status);
 
 // How many structs are above, and sizeof each in the order of this file (AttnTensor, AttnRows, AttnMask, AttnAttention,
-// AttnStateCall, AttnCopy, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup, AttnExchange, AttnProbeWgmma,
-// AttnProbeTma, AttnProbePeak): as many of them as there is room for.
+// AttnSageTensors, AttnSage, AttnStateCall, AttnCopy, AttnEdge, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup,
+// AttnExchange, AttnProbeWgmma, AttnProbeTma, AttnProbePeak): as many of them as there is room for.
 size_t attn_abi_sizes(size_t* sizes, size_t room);
 
 #ifdef ATTN_SIM

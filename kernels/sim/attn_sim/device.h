@@ -56,6 +56,8 @@ void copy_async_commit();
 void fence_proxy_async();
 void store_shared_16(SharedAddress address, uint32_t x, uint32_t y, uint32_t z, uint32_t w);
 void load_shared_16(SharedAddress address, uint32_t (&value)[4]);
+void store_shared_8(SharedAddress address, uint32_t x, uint32_t y);
+void load_shared_8(SharedAddress address, uint32_t (&value)[2]);
 void load_matrix_x4(SharedAddress row, uint32_t (&matrices)[4]);
 void load_matrix_x4_transposed(SharedAddress row, uint32_t (&matrices)[4]);
 void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3);
@@ -116,6 +118,8 @@ void copy_async_wait() {
 }
 template <int N>
 void registers_fence(float (&)[N]) {}
+template <int N>
+void registers_fence(int32_t (&)[N]) {}
 
 struct Bf16 {};
 struct F16 {};
@@ -174,12 +178,42 @@ struct Wgmma {
     }
 };
 
+struct S8 {};
+struct E4m3 {};
+
+template <class T, int N>
+struct Wgmma8;
+
+template <int N>
+struct Wgmma8<S8, N> {
+    static_assert(N % 16 == 0 && N >= 16 && N <= 256, "the N of a wgmma of integers is a multiple of 16 up to 256");
+
+    static void ss(int32_t (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
+        sim::issue_wgmma({N, sim::Element::S8, false, false, accumulate, a, b}, d, nullptr);
+    }
+};
+
+template <int N>
+struct Wgmma8<E4m3, N> {
+    static_assert(N % 8 == 0 && N >= 8 && N <= 256, "the N of a wgmma is a multiple of 8 from 8 to 256");
+
+    static void ss(float (&d)[N / 2], uint64_t a, uint64_t b, bool accumulate) {
+        sim::issue_wgmma({N, sim::Element::E4m3, false, false, accumulate, a, b}, d, nullptr);
+    }
+
+    static void rs(float (&d)[N / 2], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint64_t b, bool accumulate) {
+        const uint32_t a[4] = {a0, a1, a2, a3};
+        sim::issue_wgmma({N, sim::Element::E4m3, true, false, accumulate, 0, b}, d, a);
+    }
+};
+
 inline int opaque(int value) { return value; }
 
 inline int count_bits(uint32_t bits) { return __builtin_popcount(bits); }
 
 inline float exp2_approx(float x) { return exp2f(x); }
 inline float natural_log(float x) { return logf(x); }
+inline float reciprocal_root(float x) { return 1.0f / sqrtf(x); }
 
 template <class T>
 uint32_t pack2(float lo, float hi) {
@@ -207,10 +241,17 @@ Stored<T> narrow(float value) {
     }
 }
 
-inline int lowest_bit(uint32_t bits) { return __builtin_ctz(bits); }
-
 inline float float_of_lane(float value, int lane) {
     return sim::float_of(value_of_lane(sim::bits_of(value), lane));
+}
+
+template <class T>
+uint32_t pack4(float a, float b, float c, float d) {
+    static_assert(std::is_same_v<T, S8> || std::is_same_v<T, E4m3>, "pack4 makes S8 or E4m3");
+    const auto convert = [](float value) -> uint32_t {
+        return std::is_same_v<T, S8> ? sim::s8_from_float(value) : sim::e4m3_from_float(value);
+    };
+    return convert(a) | convert(b) << 8 | convert(c) << 16 | convert(d) << 24;
 }
 
 inline void load_global_16(const void* address, uint32_t (&value)[4]) {

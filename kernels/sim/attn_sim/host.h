@@ -13,6 +13,7 @@ namespace attn {
 
 struct TensorMapShape {
     void* base;
+    // 2, of `type`, or 1: bytes as they are.
     int element_bytes;
     AttnType type;
     // Innermost axis first; the strides are those of axes 1 to 4.

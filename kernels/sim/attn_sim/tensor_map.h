@@ -4,7 +4,7 @@
 
 namespace attn {
 
-// Up to five axes, the first dense, of 2-byte elements. `box` is what one load or store moves.
+// Up to five axes, the first dense, of elements of 1 or 2 bytes. `box` is what one load or store moves.
 struct TensorMap {
     uint8_t* base;
     uint64_t extent[5];

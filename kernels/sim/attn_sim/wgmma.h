@@ -4,7 +4,10 @@
 
 namespace attn::sim {
 
-enum class Element : uint8_t { Bf16, F16 };
+enum class Element : uint8_t { Bf16, F16, S8, E4m3 };
+
+// The k of one instruction: 32 bytes of each row.
+constexpr int depth_of(Element element) { return element == Element::Bf16 || element == Element::F16 ? 16 : 32; }
 
 struct WgmmaInstruction {
     int n;
@@ -18,7 +21,7 @@ struct WgmmaInstruction {
     }
 };
 
-// `accumulators` are n / 2 floats of the current thread; `a_registers` four words, or null.
-void issue_wgmma(const WgmmaInstruction& instruction, float* accumulators, const uint32_t* a_registers);
+// `accumulators` are n / 2 floats of the current thread, or int32_t for S8; `a_registers` four words, or null.
+void issue_wgmma(const WgmmaInstruction& instruction, void* accumulators, const uint32_t* a_registers);
 
 }  // namespace attn::sim

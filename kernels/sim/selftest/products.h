@@ -100,6 +100,99 @@ void test_layouts(Product* product) {
     test_layout<T, N, Swizzle, true, true>(product);
 }
 
+// The same of 8-bit elements, k contiguous in both operands.
+constexpr int depth8 = 128;
+
+struct Product8 {
+    float a[64 * depth8], b[depth8 * 256], d[64 * 256];
+};
+
+// Four neighbours along k.
+template <class T>
+ATTN_DEVICE uint32_t four(const float* from, int step) {
+    return pack4<T>(from[0], from[step], from[2 * step], from[3 * step]);
+}
+
+template <class T>
+ATTN_DEVICE void lay8(SharedAddress to, int swizzle, int lines, const float* from, int line_step, int step) {
+    for (int at = thread_index(); at < lines * depth8 / 16; at += 128) {
+        const int line = at / (depth8 / 16), along = at % (depth8 / 16) * 16;
+        const SharedAddress plain = to + along / swizzle * lines * swizzle + line * swizzle + along % swizzle;
+        const SharedAddress address = plain ^ ((plain >> 7 & (swizzle / 16 - 1)) << 4);
+        const float* e = from + line * line_step + along * step;
+        store_shared_16(address, four<T>(e, step), four<T>(e + 4 * step, step), four<T>(e + 8 * step, step),
+                        four<T>(e + 12 * step, step));
+    }
+}
+
+template <class T, int N, int Swizzle, bool Registers>
+ATTN_KERNEL(128, 1)
+layout8_kernel(Product8* product) {
+    const SharedAddress a = aligned_base(), b = a + 64 * depth8;
+    const int me = thread_index();
+    lay8<T>(a, Swizzle, 64, product->a, depth8, 1);
+    lay8<T>(b, Swizzle, N, product->b, 1, N);
+    fence_proxy_async();
+    block_sync();
+    const uint64_t code = Swizzle == 128 ? 1 : Swizzle == 64 ? 2 : 3;
+    std::conditional_t<std::is_same_v<T, S8>, int32_t, float> d[N / 2];
+    wgmma_fence();
+    for (int k = 0; k < depth8; k += 32) {
+        const SharedAddress slab = k / Swizzle, rest = k % Swizzle;
+        const uint64_t da = descriptor(a + slab * 64 * Swizzle + rest, 0, 8 * Swizzle, code);
+        const uint64_t db = descriptor(b + slab * N * Swizzle + rest, 0, 8 * Swizzle, code);
+        if constexpr (Registers) {
+            const float* row = product->a + (me / 32 * 16 + me % 32 / 4) * depth8 + k + me % 4 * 4;
+            Wgmma8<T, N>::rs(d, four<T>(row, 1), four<T>(row + 8 * depth8, 1), four<T>(row + 16, 1),
+                             four<T>(row + 8 * depth8 + 16, 1), db, k != 0);
+        } else {
+            Wgmma8<T, N>::ss(d, da, db, k != 0);
+        }
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    float sums[N / 2];
+    for (int i = 0; i < N / 2; ++i) sums[i] = static_cast<float>(d[i]);
+    write_accumulators<N>(sums, product->d);
+}
+
+template <class T, int N, int Swizzle, bool Registers>
+void test_layout8(Product8* product) {
+    std::fill(std::begin(product->d), std::end(product->d), NAN);
+    passes("a product of 8 bits", layout8_kernel<T, N, Swizzle, Registers>, LaunchShape{1, 128, 56 * 1024}, product);
+    bool right = true;
+    for (int row = 0; row < 64; ++row) {
+        for (int column = 0; column < N; ++column) {
+            float sum = 0;
+            for (int k = 0; k < depth8; ++k) sum += product->a[row * depth8 + k] * product->b[k * N + column];
+            right = right && product->d[row * N + column] == sum;
+        }
+    }
+    const std::string found = "N " + std::to_string(N) + ", swizzle " + std::to_string(Swizzle) +
+                              (std::is_same_v<T, S8> ? ", integers" : ", floats") +
+                              (Registers ? ", A in registers" : "");
+    expect(right, "the layouts of a product of 8 bits", found);
+}
+
+// 127 * 127 * 32 added up again and again.
+ATTN_KERNEL(128, 1)
+large_sums_kernel(int times, int32_t* sum) {
+    const SharedAddress a = aligned_base(), b = a + 64 * 128;
+    for (int at = thread_index() * 16; at < 2 * 64 * 128; at += 128 * 16) {
+        store_shared_16(a + at, 0x7f7f7f7f, 0x7f7f7f7f, 0x7f7f7f7f, 0x7f7f7f7f);
+    }
+    fence_proxy_async();
+    block_sync();
+    int32_t d[32];
+    wgmma_fence();
+    for (int i = 0; i < times; ++i) {
+        Wgmma8<S8, 64>::ss(d, descriptor(a, 0, 1024), descriptor(b, 0, 1024), i != 0);
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+    *sum = d[0];
+}
+
 enum class Wgmmas {
     Right,
     FromSums,
@@ -189,6 +282,25 @@ wgmma_kernel(ATTN_GRID_CONSTANT const TensorMap map, int* not_numbers) {
         wgmma_wait<0>();
     }
     if (sums[3] != (Is == Wgmmas::FromSums ? 2.0f : 0.0f)) ++*not_numbers;
+}
+
+inline void test_products8() {
+    const auto product = std::make_unique<Product8>();
+    // Whole numbers that e4m3 holds; sums are exact.
+    for (int i = 0; i < 64 * depth8; ++i) product->a[i] = static_cast<float>(i * 37 % 23 - 11);
+    for (int i = 0; i < depth8 * 256; ++i) product->b[i] = static_cast<float>(i * 29 % 19 - 9);
+    test_layout8<S8, 128, 128, false>(product.get());
+    test_layout8<S8, 128, 64, false>(product.get());
+    test_layout8<S8, 16, 32, false>(product.get());
+    test_layout8<E4m3, 128, 128, false>(product.get());
+    test_layout8<E4m3, 64, 64, false>(product.get());
+    test_layout8<E4m3, 128, 128, true>(product.get());
+    test_layout8<E4m3, 64, 32, true>(product.get());
+    const LaunchShape shape = {1, 128, 20 * 1024};
+    int32_t sum = 0;
+    passes("integers are summed exactly", large_sums_kernel, shape, 32, &sum);
+    expect(sum == 127 * 127 * 32 * 32, "a sum of integers below 2^24", std::to_string(sum));
+    faults("a sum of integers stays exact", "beyond 2^24", large_sums_kernel, shape, 34, &sum);
 }
 
 inline void test_products() {

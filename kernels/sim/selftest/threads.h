@@ -178,6 +178,23 @@ inline void test_numbers() {
     }
     expect(right, "f16 and bf16 are rounded to the nearest, ties to even");
     expect(pack2<F16>(1.0f, -2.0f) == 0xc0003c00 && pack2<Bf16>(1.0f, -2.0f) == 0xc0003f80, "pack2 puts lo low");
+    right = true;
+    for (uint32_t bits = 0; bits < 0x100; ++bits) {
+        const auto byte = static_cast<uint8_t>(bits);
+        const float value = sim::e4m3_to_float(byte);
+        right = right && (std::isnan(value) ? (bits & 0x7f) == 0x7f : sim::e4m3_from_float(value) == byte);
+        if ((bits & 0x7f) >= 0x7e) continue;
+        const auto next = static_cast<uint8_t>(byte + 1), even = byte % 2 == 0 ? byte : next;
+        const float middle = (value + sim::e4m3_to_float(next)) / 2;
+        right = right && sim::e4m3_from_float(middle) == even;
+        right = right && sim::e4m3_from_float(std::nextafter(middle, value)) == byte;
+        right = right && sim::e4m3_from_float(std::nextafter(middle, sim::e4m3_to_float(next))) == next;
+    }
+    expect(right, "e4m3 is rounded to the nearest, ties to even");
+    expect(sim::e4m3_to_float(0x7e) == 448 && sim::e4m3_to_float(1) == 0x1p-9f, "e4m3 goes from 2^-9 to 448");
+    expect(pack4<E4m3>(1e9f, -INFINITY, NAN, -1.0f) == 0xb87ffe7e, "e4m3 ends at 448");
+    expect(pack4<S8>(2.5f, -3.5f, 1e9f, -1e9f) == 0x807ffc02 && pack4<S8>(NAN, 127.5f, -0.4f, -1.0f) == 0xff007f00,
+           "integers of 8 bits are rounded to the nearest, ties to even, and end at -128 and 127");
     expect(sim::f16_from_float(65520.0f) == 0x7c00 && sim::f16_from_float(65519.0f) == 0x7bff, "f16 overflows");
     expect(sim::bf16_from_float(NAN) == 0x7fff && sim::f16_from_float(NAN) == 0x7fff, "a NaN is the canonical one");
 }

@@ -4,8 +4,9 @@ use attn_runtime::{
     AttentionCall, BlockMask, CarriedState, Element, Error, KeyValue, Result, Scope, View, ViewMut,
 };
 
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Launcher};
 use super::masks::{self, DeviceMasks};
+use super::sage;
 use super::state::{self, describe_state};
 use crate::cuda::abi;
 use crate::cuda::architecture::supports;
@@ -24,7 +25,7 @@ impl Kernel {
         let mask =
             masks::cross(scope, self.info.name, &call.mask, masks, shapes(&attention), attention.mask)?;
         // SAFETY: the views lend device memory of the shapes that were checked, the outputs exclusively.
-        unsafe { self.launch::<D>(scope.queue(), &abi::Attention { mask, ..attention }) }
+        unsafe { self.launch::<D>(scope, &abi::Attention { mask, ..attention }) }
     }
 
     /// One call whose mask is a band and key lengths in memory of the device: it needs no scratch memory.
@@ -36,8 +37,12 @@ impl Kernel {
     ) -> Result<()> {
         let mut attention = self.whole(queue, call)?;
         attention.mask.key_lengths = masks::resident("key_lengths", key_lengths, [attention.batch, 1])?;
+        let Launcher::Plain(launcher) = self.launcher else {
+            let cure = "call `forward`, which has some";
+            return Err(layout::unsupported(self.info.name, "a call without scratch memory", cure));
+        };
         // SAFETY: as above.
-        unsafe { self.launch::<D>(queue, &attention) }
+        unsafe { launch::<D, _>(queue, self.info.name, launcher, &attention) }
     }
 
     /// One more block of keys on a carried state.
@@ -58,14 +63,22 @@ impl Kernel {
         let none = DeviceMasks::NONE;
         attention.mask = masks::cross(scope, name, mask, &none, shapes(&attention), attention.mask)?;
         // SAFETY: the views lend device memory of the shapes that were checked, the state exclusively.
-        unsafe { self.launch::<D>(queue, &attention) }
+        unsafe { self.launch::<D>(scope, &attention) }
     }
 
     /// # Safety
     /// What the call describes must be memory of the device, as `abi.h` says.
-    unsafe fn launch<D: Launches>(self, queue: &D::Queue, call: &abi::Attention) -> Result<()> {
-        // SAFETY: the caller's contract.
-        unsafe { launch::<D, _>(queue, self.info.name, self.launcher, call) }
+    unsafe fn launch<D: Launches>(self, scope: Scope<'_, D>, call: &abi::Attention) -> Result<()> {
+        match self.launcher {
+            // SAFETY: the caller's contract.
+            Launcher::Plain(launcher) => unsafe {
+                launch::<D, _>(scope.queue(), self.info.name, launcher, call)
+            },
+            // SAFETY: as above.
+            Launcher::Sage { attention, values } => unsafe {
+                sage::launch_both(scope, self.info.name, attention, values, call)
+            },
+        }
     }
 
     /// A call that goes on from no state, its mask a band.
@@ -83,7 +96,7 @@ impl Kernel {
     }
 
     /// A call without outputs, its mask a band.
-    fn inputs<D: Launches, T: Element>(
+    pub(super) fn inputs<D: Launches, T: Element>(
         self,
         queue: &D::Queue,
         query: View<'_, T, D>,

@@ -2,7 +2,7 @@
 
 use attn_runtime::{AttentionCall, Flash, Result, Scope};
 
-use super::kernel::{FLASH_SM80, FLASH_SM90, FLASH_SM90_SIMPLE, Kernel};
+use super::kernel::{FLASH_SM80, FLASH_SM90, FLASH_SM90_SIMPLE, Kernel, Launcher};
 use super::tuning::{Asked, FlashVariant, Tuning};
 use super::{DeviceMasks, asked, gpu_kernel};
 use crate::cuda::architecture::Architecture;
@@ -64,7 +64,7 @@ impl FlashSm90 {
 
     pub(super) const fn chosen(self) -> Kernel {
         let info = if matches!(self.form, FlashForm::Simple) { &FLASH_SM90_SIMPLE } else { &FLASH_SM90 };
-        Kernel { info, launcher: |launchers| launchers.flash_sm90, form: self.form as i32 }
+        Kernel { info, launcher: Launcher::Plain(|launchers| launchers.flash_sm90), form: self.form as i32 }
     }
 
     /// The kernel in its form, or in the one that the table knows to suit the call.
@@ -90,7 +90,7 @@ pub struct FlashSm80;
 
 impl FlashSm80 {
     pub(super) const fn chosen(self) -> Kernel {
-        Kernel { info: &FLASH_SM80, launcher: |launchers| launchers.flash_sm80, form: 0 }
+        Kernel { info: &FLASH_SM80, launcher: Launcher::Plain(|launchers| launchers.flash_sm80), form: 0 }
     }
 
     fn kernel(self, _: &Asked) -> Result<Kernel> {

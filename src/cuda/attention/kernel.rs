@@ -4,7 +4,7 @@ use core::ffi::c_int;
 
 use attn_runtime::{DType, Element, Error, Result};
 
-use crate::cuda::abi::{self, Attention, Launch, Launchers};
+use crate::cuda::abi::{self, Attention, Launch, Launchers, Sage};
 use crate::cuda::architecture::Architecture;
 use crate::cuda::layout::{self, Rules};
 
@@ -31,10 +31,24 @@ pub struct KernelInfo {
 pub(crate) struct Kernel {
     /// What it takes.
     pub(crate) info: &'static KernelInfo,
-    /// Its launcher.
-    pub(crate) launcher: fn(&Launchers) -> Launch<Attention>,
+    /// What is called.
+    pub(crate) launcher: Launcher,
     /// `AttnForm`.
     pub(crate) form: i32,
+}
+
+/// How a kernel is launched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Launcher {
+    /// On the tensors as they are.
+    Plain(fn(&Launchers) -> Launch<Attention>),
+    /// On tensors in 8 bits, which are made before.
+    Sage {
+        /// The attention.
+        attention: fn(&Launchers) -> Launch<Sage>,
+        /// Whether it takes values in 8 bits too.
+        values: bool,
+    },
 }
 
 const HALVES: &[DType] = &[DType::BF16, DType::F16];
@@ -55,6 +69,9 @@ pub(super) static FLASH_SM90_SIMPLE: KernelInfo =
 
 pub(super) static FLASH_SM80: KernelInfo = KernelInfo { needs: Architecture::Ampere, ..FLASH_SM90 };
 
+pub(super) static SAGE_SM90: KernelInfo =
+    KernelInfo { name: "sage", head_dims: Some(&[64, 128]), ..FLASH_SM90 };
+
 pub(super) static SDPA: KernelInfo = KernelInfo {
     name: "sdpa",
     needs: Architecture::Ampere,
@@ -65,8 +82,8 @@ pub(super) static SDPA: KernelInfo = KernelInfo {
 };
 
 /// All of them: for each name the one that suits a card best comes first.
-pub fn kernels() -> [(&'static str, &'static KernelInfo); 3] {
-    [("flash/sm90", &FLASH_SM90), ("flash/sm80", &FLASH_SM80), ("sdpa", &SDPA)]
+pub fn kernels() -> [(&'static str, &'static KernelInfo); 4] {
+    [("flash/sm90", &FLASH_SM90), ("flash/sm80", &FLASH_SM80), ("sage/sm90", &SAGE_SM90), ("sdpa", &SDPA)]
 }
 
 impl KernelInfo {

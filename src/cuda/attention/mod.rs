@@ -4,6 +4,7 @@ mod call;
 mod flash;
 mod kernel;
 mod masks;
+mod sage;
 mod sdpa;
 mod state;
 pub mod tuning;
@@ -16,6 +17,7 @@ use tuning::Asked;
 pub use flash::{FlashForm, FlashSm80, FlashSm90};
 pub use kernel::{KernelInfo, kernels};
 pub use masks::DeviceMasks;
+pub use sage::{Quantised, SageSm90, quantise};
 pub use sdpa::SdpaGpu;
 
 pub(crate) use flash::flash_for;

@@ -5,7 +5,7 @@ use attn_runtime::Sdpa;
 use attn_runtime::{AttentionCall, Element, Result, Scope};
 
 use super::flash::forward_with;
-use super::kernel::{Kernel, SDPA};
+use super::kernel::{Kernel, Launcher, SDPA};
 use super::tuning::Asked;
 use super::{DeviceMasks, asked, gpu_kernel};
 use crate::cuda::launches::Launches;
@@ -21,7 +21,7 @@ pub struct SdpaGpu;
 
 impl SdpaGpu {
     fn kernel(self, _: &Asked) -> Result<Kernel> {
-        Ok(Kernel { info: &SDPA, launcher: |launchers| launchers.sdpa, form: 0 })
+        Ok(Kernel { info: &SDPA, launcher: Launcher::Plain(|launchers| launchers.sdpa), form: 0 })
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 use attn_runtime::Result;
 
 use crate::cuda::abi::{
-    Attention, Copy, Exchange, ExchangeGroup, Launchers, ProbePeak, ProbeTma, ProbeWgmma, StateCall,
-    for_each_launcher,
+    Attention, Copy, Edge, Exchange, ExchangeGroup, Launchers, ProbePeak, ProbeTma, ProbeWgmma, Sage,
+    StateCall, for_each_launcher,
 };
 
 macro_rules! linked {

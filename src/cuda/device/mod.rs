@@ -18,13 +18,13 @@ use core::ffi::{c_int, c_void};
 use core::ptr::NonNull;
 use std::sync::Weak;
 
-use attn_runtime::device::StridedCopy;
+use attn_runtime::device::{EdgeCopy, StridedCopy};
 use attn_runtime::{Device, Error, Result};
 use cudarc::driver::{DriverError, result, sys};
 
 use super::abi::Launchers;
-use super::copy;
 use super::launches::{Backend, GpuQueue, Witness};
+use super::{copy, edge};
 use queue::CudaMark;
 
 /// An NVIDIA GPU.
@@ -71,6 +71,11 @@ unsafe impl Device for Cuda {
     unsafe fn copy(queue: &CudaQueue, copies: &[StridedCopy]) -> Result<()> {
         // SAFETY: the caller's contract.
         unsafe { copy::batch::<Self>(queue, copies) }
+    }
+
+    unsafe fn edge(queue: &CudaQueue, copies: &[EdgeCopy]) -> Result<()> {
+        // SAFETY: the caller's contract.
+        unsafe { edge::batch::<Self>(queue, copies) }
     }
 
     fn synchronize(queue: &CudaQueue) -> Result<()> {

@@ -263,3 +263,50 @@ fn in_place<D: Launches>(
     };
     (0..size).all(stands).then_some(base)
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use attn_runtime::ExchangePlan;
+    use attn_runtime::tensor::{View, ViewMut};
+
+    use super::*;
+    use crate::cuda::Simulated;
+
+    /// What edges have packed is sent from where it is; the same boxes in a caller's tensor are packed first.
+    #[test]
+    fn packed_boxes_are_not_packed_again() {
+        let mut plan = ExchangePlan::default();
+        // Two ranks, of which this is the first: three positions of two heads out of four.
+        plan.send(1, [0, 0, 2, 0], [2, 3, 2, 8]);
+        plan.receive(1, [0, 3, 0, 0], [2, 3, 2, 8]);
+        let (source, mut target) = ([0_u8; 2 * 3 * 4 * 8], [0_u8; 2 * 6 * 2 * 8]);
+        let there = |shape| {
+            let base = NonNull::from(&source).cast::<u8>();
+            // SAFETY: the array is long enough for both shapes below, and nobody writes it.
+            unsafe { View::<u8, Simulated>::from_raw_parts(base, shape, contiguous_strides(shape)) }
+        };
+        let shape = [2, 6, 2, 8];
+        let base = NonNull::from(&mut target).cast::<u8>();
+        let to = || {
+            // SAFETY: the array has this shape; nothing is written.
+            unsafe { ViewMut::<u8, Simulated>::from_raw_parts(base, shape, contiguous_strides(shape)) }
+        };
+        let mut steps = Steps::default();
+        let mut staging = |transfer: Transfer<'_, Simulated>| {
+            let transfers = [transfer];
+            steps.by_messages(&transfers, 0, &[0, 1], NonNull::dangling()).unwrap();
+            let sent = steps.messages.iter().find_map(|message| match message {
+                Message::Send { data, .. } => Some(*data),
+                Message::Receive { .. } => None,
+            });
+            (steps.packs.len(), sent.unwrap(), staging_bytes(&transfers, 0, 2).unwrap())
+        };
+        let (packs, _, plain) = staging(Transfer::new(&plan, there([2, 3, 4, 8]), to()).unwrap());
+        assert_eq!(packs, 1);
+        let packed = there([1, 1, 1, plan.elements_sent()]);
+        let (packs, sent, less) = staging(Transfer::packed(&plan, packed, to()).unwrap());
+        assert_eq!((packs, sent), (0, packed.base().as_ptr().cast_const()));
+        // What comes is staged either way.
+        assert_eq!((plain, less), (2 * ALIGN, ALIGN));
+    }
+}

@@ -1,7 +1,7 @@
 //! Strategies of a user's own, against dense attention in float64.
 
 use attn::prelude::*;
-use attn::{Error, Mask, ThreadComm};
+use attn::{Edge, Edges, Error, Mask, RmsNorm, ThreadComm};
 use attn_extension_tests::kernels::{Online, SpanOnly, TwoPass};
 use attn_extension_tests::problem::Problem;
 
@@ -112,4 +112,42 @@ fn what_a_strategy_cannot_do_it_refuses_on_every_rank() {
     let config = ParallelConfig { layout: Some(RingLayout::Zigzag), ..ParallelConfig::default() };
     let error = Problem::new(8, 4, 2).on_ranks::<Pairwise>(2, &config).unwrap_err();
     assert!(error.to_string().contains("equal, consecutive stretches"), "{error}");
+}
+
+/// A strategy that knows nothing of edges is given tensors to which they have been done.
+#[test]
+fn edges_are_done_for_a_strategy_that_does_not_heed_them() {
+    World::threads(3)
+        .run(|comm| {
+            let rank = comm.rank();
+            let mut session = Session::<PairwiseSdpa, _, f32>::open(comm)?;
+            let tensor = |salt: usize| {
+                Tensor::<f32>::from_fn([2, 4, 6, 8], |[b, s, h, d]| {
+                    ((b * 5 + (4 * rank + s) * 3 + h * 7 + d * salt) % 11) as f32 / 4.0 - 1.0
+                })
+            };
+            let (query, key, value) = (tensor(1)?, tensor(3)?, tensor(5)?);
+            let normed = |tensor: &Tensor<f32>| {
+                let view = tensor.view();
+                Tensor::<f32>::from_fn(tensor.shape(), |index @ [b, s, h, _]| {
+                    let mean = (0..8).map(|d| view.at([b, s, h, d]).powi(2)).sum::<f32>() / 8.0;
+                    view.at(index) / (mean + 0.5).sqrt()
+                })
+            };
+            let edge = Edge { norm: Some(RmsNorm { weight: None, eps: 0.5 }), rope: None };
+            let edges = Edges { query: edge, key: edge, ..Edges::default() };
+            let plain = AttentionMetadata::default();
+            let expected = session.attend(&normed(&query)?, &normed(&key)?, &value, &plain)?;
+            let unlike = session.attend(&query, &key, &value, &plain)?;
+            let with = AttentionMetadata::default().with_edges(&edges);
+            let out = session.attend(&query, &key, &value, &with)?;
+            let distance = |other: &Tensor<f32>| {
+                let pairs = out.as_slice().iter().zip(other.as_slice());
+                pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+            };
+            assert!(distance(&expected) < 1e-5, "{}", distance(&expected));
+            assert!(distance(&unlike) > 1e-2);
+            Ok::<_, Error>(())
+        })
+        .unwrap();
 }

@@ -1,8 +1,10 @@
 //! The host processor: heap memory, and a team of threads as its queue.
 
 mod copy;
+mod edge;
 mod memory;
 mod queue;
+pub(crate) mod simd;
 
 pub use memory::CpuMemory;
 pub(crate) use memory::Lender;
@@ -10,7 +12,7 @@ pub use queue::CpuQueue;
 
 use core::ptr::NonNull;
 
-use crate::device::{Device, StridedCopy};
+use crate::device::{Device, EdgeCopy, StridedCopy};
 use crate::error::Result;
 
 /// The host processor.
@@ -58,6 +60,11 @@ unsafe impl Device for Cpu {
             unsafe { copy::strided(copy) };
         }
         Ok(())
+    }
+
+    unsafe fn edge(queue: &CpuQueue, copies: &[EdgeCopy]) -> Result<()> {
+        // SAFETY: the caller's contract is that of `batch`.
+        unsafe { edge::batch(queue, copies) }
     }
 
     fn synchronize(_: &CpuQueue) -> Result<()> {

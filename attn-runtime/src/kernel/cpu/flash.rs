@@ -12,12 +12,12 @@ use core::ops::Range;
 
 use attn_plan::MaskKinds;
 
+use crate::device::cpu::simd::{self, Vectorised, multiply_add};
 use crate::device::{Cpu, Scope};
 use crate::error::Result;
 use crate::kernel::cpu::attended::{BLOCK, look, runs};
 use crate::kernel::cpu::exp::exp;
 use crate::kernel::cpu::rows::{cut, load};
-use crate::kernel::cpu::simd::{self, Vectorised, multiply_add};
 use crate::kernel::cpu::state::{Finish, Running, SharedState, begin, finish};
 use crate::kernel::{AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, Cover, Flash};
 use crate::tensor::{Element, KeyValue, View, ViewMut};

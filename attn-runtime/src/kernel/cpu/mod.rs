@@ -10,8 +10,6 @@ mod flash;
 mod rows;
 #[cfg(feature = "sdpa")]
 mod sdpa;
-#[cfg(feature = "flash")]
-mod simd;
 #[cfg(any(feature = "flash", feature = "sdpa"))]
 mod state;
 

@@ -7,6 +7,7 @@
 //! once; their keys are attended once, besides the others. Inside, joint tokens stand first, wherever they stand outside.
 
 mod context;
+mod edges;
 mod plans;
 
 pub use context::{DirectContext, ReshardContext};
@@ -18,13 +19,15 @@ use std::sync::Arc;
 use attn_plan::{Run, Sharding, portion};
 
 use self::context::Back;
+use self::edges::{Batch, Packed};
 use self::plans::Plans;
 
-use crate::comm::{Communicator, Signature, Transfer};
+use crate::comm::{Communicator, ExchangePlan, Signature, Transfer};
 use crate::device::{Device, Scope};
+use crate::edges::Edges;
 use crate::error::Result;
 use crate::kernel::{AttentionCall, BlockMask};
-use crate::metadata::KeyPlacement;
+use crate::metadata::{JointStrategy, KeyPlacement};
 use crate::spec::AttentionSpec;
 use crate::strategy::frame::{Frame, Piece, Pieces};
 use crate::strategy::home::{Home, PlanCache};
@@ -42,6 +45,7 @@ pub(super) struct Reshard<C> {
     use_sync: bool,
     fuse_qkv: bool,
     plans: PlanCache<Plans>,
+    edges: Batch,
 }
 
 impl<C: Communicator> Reshard<C> {
@@ -58,7 +62,8 @@ impl<C: Communicator> Reshard<C> {
             sharding.heads(heads, spec.kv_heads.unwrap_or(heads))?;
         }
         let AttentionSpec { use_sync, fuse_qkv, .. } = *spec;
-        Ok(Self { name, group, sharding, joint_keys, use_sync, fuse_qkv, plans: PlanCache::new() })
+        let (plans, edges) = (PlanCache::new(), Batch::default());
+        Ok(Self { name, group, sharding, joint_keys, use_sync, fuse_qkv, plans, edges })
     }
 
     /// Makes the group of the ranks that share the sequence, of which each Ulysses rank has one of its own. Collective.
@@ -76,7 +81,7 @@ impl<C: Communicator> Reshard<C> {
         self.sharding
     }
 
-    /// [`pre`](Self::pre) for a kernel that is called once, on all keys. One rank without joint tokens moves nothing.
+    /// [`pre`](Self::pre) for a kernel that is called once, on all keys. One rank without joint tokens and edges moves nothing.
     #[inline]
     pub(super) fn pre_direct<'a, T: Element>(
         &mut self,
@@ -84,7 +89,7 @@ impl<C: Communicator> Reshard<C> {
         request: AttentionRequest<'a, T, C::Device>,
     ) -> Result<(AttentionCall<'a, T, C::Device>, DirectContext<'a, T, C::Device>)> {
         let name = self.name;
-        if self.sharding.ulysses == 1 && request.joint.is_none() {
+        if self.sharding.ulysses == 1 && request.joint.is_none() && request.edges.is_none() {
             return Ok((alone(request), DirectContext { name, back: None }));
         }
         let (call, context) = self.pre(scope, request)?;
@@ -116,33 +121,44 @@ impl<C: Communicator> Reshard<C> {
 
         let joint_tokens = request.joint_tokens();
         let joint_rows = portion(joint_tokens, sharding.outer, outer);
-        let joint_kv = match request.joint {
+        let edges = request.edges.copied().unwrap_or_default();
+        self.edges.clear();
+        let mut joint_kv = match request.joint {
             None => None,
             Some(joint) => Some(joint.kv.narrow(2, kv_heads.start, kv_heads.len())?),
         };
         // Joint keys that stand before the others.
         let first = joint_kv.filter(|_| joint_keys == JointKeys::First);
-        let mut query = self.take_query(scope, &plans, &request, &joint_rows)?;
-        let mut kv = self.take_keys(scope, &plans, &request, first)?;
+        if let (Some(kv), None, false) = (&mut joint_kv, first, edges.joint_key.is_none()) {
+            let mut key = scope.take(kv.key.shape())?;
+            self.edges.bring(scope, &edges.joint_key.heads(&kv_heads)?, kv.key, key.reborrow())?;
+            kv.key = key.into_view();
+        }
+        let mut query = self.take_query(scope, &plans, &request, &edges, &joint_rows)?;
+        let (mut key, mut value) = self.take_keys(scope, &plans, &request, &edges, first)?;
+        // SAFETY: the tensors are those of the request, which are lent for the call, and scratch memory that was just taken,
+        // each part for one copy; in the caller's outputs nothing is written.
+        unsafe { self.edges.run(scope) }?;
         if sharding.ulysses > 1 {
-            self.scatter(scope, &signature, &plans, &request, query.as_mut(), kv.as_mut())?;
+            self.scatter(scope, &signature, &plans, &request, query.as_mut(), key.as_mut(), value.as_mut())?;
         } else if sharding.outer > 1 && request.keys == KeyPlacement::Replicated {
             // Nothing is to be moved, so nothing else would tell ranks that one of them calls differently.
             self.group.exchange(scope, &signature, &mut [])?;
         }
 
+        let lands = self.lands(&request);
         let AttentionRequest { keys, mask, scale, out, lse, .. } = request;
-        let kv = match kv {
-            Some([key, value]) => KeyValue { key: key.into_view(), value: value.into_view() },
-            None => request.kv.narrow(2, kv_heads.start, kv_heads.len())?,
+        let own = request.kv.narrow(2, kv_heads.start, kv_heads.len())?;
+        let kv = KeyValue {
+            key: key.map_or(own.key, |key| key.tensor.into_view()),
+            value: value.map_or(own.value, ViewMut::into_view),
         };
-        let (query, back, (out, lse)) = match query {
-            None => (request.query, None, (out, lse)),
-            Some(query) => {
-                let (home, scratch) = Home::keep(scope, signature, (out, lse), query.shape())?;
-                let back = Back { home, plans: Arc::clone(&plans) };
-                (query.into_view(), Some(back), scratch)
-            }
+        let query = query.map_or(request.query, |query| query.tensor.into_view());
+        let (back, (out, lse)) = if lands {
+            (None, (out, lse))
+        } else {
+            let (home, scratch) = Home::keep(scope, signature, (out, lse), query.shape())?;
+            (Some(Back { home, plans: Arc::clone(&plans) }), scratch)
         };
         let dense = mask.dense.map(|dense| mask_heads(dense, &heads)).transpose()?;
         let mask = AttentionMask { dense, ..mask };
@@ -167,45 +183,67 @@ impl<C: Communicator> Reshard<C> {
         Ok((call, ReshardContext { signature, plans, frame, joint, back }))
     }
 
+    /// Whether the kernel's rows are the caller's, in the caller's order: then it writes them where they belong.
+    fn lands<T: Element>(&self, request: &AttentionRequest<'_, T, C::Device>) -> bool {
+        match request.joint {
+            _ if self.sharding.ulysses > 1 => false,
+            None => true,
+            // One rank computes all joint rows, and they stand first inside.
+            Some(joint) => self.sharding.outer == 1 && joint.order == JointStrategy::Front,
+        }
+    }
+
     /// Takes memory for the queries inside, with this rank's rows of joint tokens. None if the caller's are just those.
     fn take_query<'a, T: Element>(
-        &self,
+        &mut self,
         scope: Scope<'a, C::Device>,
         plans: &Plans,
         request: &AttentionRequest<'_, T, C::Device>,
+        edges: &Edges<'_, T, C::Device>,
         joint_rows: &Range<usize>,
-    ) -> Result<Option<ViewMut<'a, T, C::Device>>> {
+    ) -> Result<Option<Inside<'a, T, C::Device>>> {
         let exchanges = self.sharding.ulysses > 1;
-        if !exchanges && request.joint.is_none() {
+        if !exchanges && request.joint.is_none() && edges.query.is_none() {
             return Ok(None);
         }
         let (ulysses, outer) = self.sharding.place(self.group.rank());
         let heads = plans.heads.heads(ulysses);
-        let rows = joint_rows.len() + plans.query.part(outer).len();
+        let own = plans.query.part(outer).len();
         let [batch, _, _, head_dim] = request.query.shape();
-        let mut inside = scope.take([batch, rows, heads.len(), head_dim])?;
+        let mut tensor = scope.take([batch, joint_rows.len() + own, heads.len(), head_dim])?;
         if let Some(joint) = request.joint {
             let mine = joint.query.narrow(1, joint_rows.start, joint_rows.len())?;
-            place(scope, &mut inside, 0, mine.narrow(2, heads.start, heads.len())?)?;
-            if !exchanges {
-                place(scope, &mut inside, joint_rows.len(), request.query)?;
-            }
+            let edge = edges.joint_query.rows(joint_rows)?.heads(&heads)?;
+            let to = tensor.reborrow().narrow(1, 0, joint_rows.len())?;
+            self.edges.bring(scope, &edge, mine.narrow(2, heads.start, heads.len())?, to)?;
         }
-        Ok(Some(inside))
+        let packed = if !exchanges {
+            let to = tensor.reborrow().narrow(1, joint_rows.len(), own)?;
+            self.edges.bring(scope, &edges.query, request.query, to)?;
+            None
+        } else if edges.query.is_none() {
+            None
+        } else {
+            let plan = &plans.packed_query;
+            Some(self.edges.pack(scope, plan, &edges.query, request.query, &mut tensor)?)
+        };
+        Ok(Some(Inside { tensor, packed }))
     }
 
-    /// Takes memory for keys and values inside, with those of joint tokens that stand before them. None if the caller's,
-    /// of this rank's heads, are just those.
+    /// Takes memory for keys and for values inside, with those of joint tokens that stand before them. None for those of which
+    /// the caller's, of this rank's heads, are just those.
     fn take_keys<'a, T: Element>(
-        &self,
+        &mut self,
         scope: Scope<'a, C::Device>,
         plans: &Plans,
         request: &AttentionRequest<'_, T, C::Device>,
+        edges: &Edges<'_, T, C::Device>,
         first: Option<KeyValue<'_, T, C::Device>>,
-    ) -> Result<Option<[ViewMut<'a, T, C::Device>; 2]>> {
+    ) -> Result<(Option<Inside<'a, T, C::Device>>, Option<ViewMut<'a, T, C::Device>>)> {
         let exchanged = self.exchanges(request.keys);
-        if !exchanged && first.is_none() {
-            return Ok(None);
+        let moved = exchanged || first.is_some();
+        if !moved && edges.key.is_none() {
+            return Ok((None, None));
         }
         let (ulysses, outer) = self.sharding.place(self.group.rank());
         let heads = plans.heads.kv_heads(ulysses);
@@ -216,17 +254,27 @@ impl<C: Communicator> Reshard<C> {
         let room = first.map_or(0, |joint| joint.key.shape()[1]);
         let [batch, _, _, head_dim] = request.kv.key.shape();
         let shape = [batch, room + keys, heads.len(), head_dim];
-        let (mut key, mut value) = (scope.take(shape)?, scope.take(shape)?);
-        if let Some(joint) = first {
-            place(scope, &mut key, 0, joint.key)?;
-            place(scope, &mut value, 0, joint.value)?;
-            if !exchanged {
-                let others = request.kv.narrow(2, heads.start, heads.len())?;
-                place(scope, &mut key, room, others.key)?;
-                place(scope, &mut value, room, others.value)?;
-            }
+        let mut key = scope.take(shape)?;
+        let mut value = moved.then(|| scope.take(shape)).transpose()?;
+        if let (Some(joint), Some(value)) = (first, &mut value) {
+            let to = key.reborrow().narrow(1, 0, room)?;
+            self.edges.bring(scope, &edges.joint_key.heads(&heads)?, joint.key, to)?;
+            place(scope, value, 0, joint.value)?;
         }
-        Ok(Some([key, value]))
+        let packed = if !exchanged {
+            let others = request.kv.narrow(2, heads.start, heads.len())?;
+            let to = key.reborrow().narrow(1, room, keys)?;
+            self.edges.bring(scope, &edges.key.heads(&heads)?, others.key, to)?;
+            if let Some(value) = &mut value {
+                place(scope, value, room, others.value)?;
+            }
+            None
+        } else if edges.key.is_none() {
+            None
+        } else {
+            Some(self.edges.pack(scope, &plans.packed_keys, &edges.key, request.kv.key, &mut key)?)
+        };
+        Ok((Some(Inside { tensor: key, packed }), value))
     }
 
     /// Whether keys are exchanged for heads.
@@ -241,18 +289,22 @@ impl<C: Communicator> Reshard<C> {
         signature: &Signature,
         plans: &Plans,
         request: &AttentionRequest<'_, T, C::Device>,
-        query: Option<&mut ViewMut<'_, T, C::Device>>,
-        kv: Option<&mut [ViewMut<'_, T, C::Device>; 2]>,
+        query: Option<&mut Inside<'_, T, C::Device>>,
+        key: Option<&mut Inside<'_, T, C::Device>>,
+        value: Option<&mut ViewMut<'_, T, C::Device>>,
     ) -> Result<()> {
-        let query =
-            query.map(|to| Transfer::new(&plans.scatter_query, request.query, to.reborrow())).transpose()?;
-        let (key, value) = match kv.filter(|_| self.exchanges(request.keys)) {
-            None => (None, None),
-            Some([key, value]) => (
-                Some(Transfer::new(&plans.scatter_keys, request.kv.key, key.reborrow())?),
-                Some(Transfer::new(&plans.scatter_keys, request.kv.value, value.reborrow())?),
-            ),
-        };
+        let exchanged = self.exchanges(request.keys);
+        let query = query
+            .map(|to| to.transfer(&plans.scatter_query, &plans.packed_query, request.query))
+            .transpose()?;
+        let key = key
+            .filter(|_| exchanged)
+            .map(|to| to.transfer(&plans.scatter_keys, &plans.packed_keys, request.kv.key))
+            .transpose()?;
+        let value = value
+            .filter(|_| exchanged)
+            .map(|to| Transfer::new(&plans.scatter_keys, request.kv.value, to.reborrow()))
+            .transpose()?;
         match (query, key, value) {
             (Some(query), Some(key), Some(value)) if self.fuse_qkv => {
                 self.group.exchange(scope, signature, &mut [query, key, value])?;
@@ -295,7 +347,29 @@ impl<C: Communicator> Reshard<C> {
     }
 }
 
-/// The call of one rank without joint tokens.
+/// Memory inside for a tensor that is brought there.
+struct Inside<'a, T, D> {
+    tensor: ViewMut<'a, T, D>,
+    /// What goes to others, where edges have packed it.
+    packed: Option<View<'a, T, D>>,
+}
+
+impl<T: Element, D: Device> Inside<'_, T, D> {
+    /// The exchange that brings `source` inside.
+    fn transfer<'t>(
+        &'t mut self,
+        plan: &'t ExchangePlan,
+        packed: &'t Packed,
+        source: View<'t, T, D>,
+    ) -> Result<Transfer<'t, D>> {
+        match self.packed {
+            None => Transfer::new(plan, source, self.tensor.reborrow()),
+            Some(boxes) => Transfer::packed(&packed.exchange, boxes, self.tensor.reborrow()),
+        }
+    }
+}
+
+/// The call of one rank without joint tokens and edges.
 #[inline]
 fn alone<'a, T: Element, D: Device>(request: AttentionRequest<'a, T, D>) -> AttentionCall<'a, T, D> {
     let mask = request.block_mask();

@@ -2,6 +2,7 @@
 
 use attn_plan::{HeadLayout, HeadRun, SequenceLayout, Sharding, Split, portion};
 
+use super::edges::Packed;
 use crate::comm::ExchangePlan;
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -42,6 +43,9 @@ pub(in crate::strategy) struct Plans {
     pub(in crate::strategy) part_lengths: Vec<usize>,
     pub(super) scatter_query: ExchangePlan,
     pub(super) scatter_keys: ExchangePlan,
+    /// The same exchanges, where edges write what goes.
+    pub(super) packed_query: Packed,
+    pub(super) packed_keys: Packed,
     pub(super) home: HomePlans,
 }
 
@@ -79,6 +83,8 @@ impl Plans {
             part_lengths: (0..sharding.outer).map(|outer| key.part(outer).len()).collect(),
             scatter_query: ExchangePlan::default(),
             scatter_keys: ExchangePlan::default(),
+            packed_query: Packed::default(),
+            packed_keys: Packed::default(),
             home: HomePlans::default(),
         };
         if plans.head_runs.len() == 1 {
@@ -121,6 +127,8 @@ impl Plans {
                 [batch, seq_q, its_heads.len(), head_dim],
             );
         }
+        plans.packed_query = Packed::of(&plans.scatter_query, rank);
+        plans.packed_keys = Packed::of(&plans.scatter_keys, rank);
         if joint > 0 {
             // The joint rows of my heads go to everybody.
             for peer in 0..sharding.ranks() {

@@ -13,6 +13,7 @@ namespace attn {
 // A tensor of five axes, the first one dense, and the box that one copy moves.
 struct TensorMapShape {
     void* base;
+    // 2, of `type`, or 1: bytes as they are.
     int element_bytes;
     AttnType type;
     uint64_t extent[5];
@@ -44,8 +45,9 @@ inline EncodeTiled tensor_map_encoder() {
 inline int encode_tensor_map(CUtensorMap* map, const TensorMapShape& shape) {
     const EncodeTiled encode = tensor_map_encoder();
     if (encode == nullptr) return ATTN_NO_TENSOR_MAPS;
-    const CUtensorMapDataType type =
-        shape.type == ATTN_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+    const CUtensorMapDataType type = shape.element_bytes == 1    ? CU_TENSOR_MAP_DATA_TYPE_UINT8
+                                     : shape.type == ATTN_BF16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                               : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
     const CUtensorMapSwizzle swizzle = shape.swizzle_bytes == 128  ? CU_TENSOR_MAP_SWIZZLE_128B
                                        : shape.swizzle_bytes == 64 ? CU_TENSOR_MAP_SWIZZLE_64B
                                        : shape.swizzle_bytes == 32 ? CU_TENSOR_MAP_SWIZZLE_32B

@@ -26,6 +26,14 @@ ATTN_DEVICE void load_shared_16(SharedAddress from, uint32_t (&value)[4]) {
                  : "memory");
 }
 
+ATTN_DEVICE void store_shared_8(SharedAddress to, uint32_t x, uint32_t y) {
+    asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(x), "r"(y) : "memory");
+}
+
+ATTN_DEVICE void load_shared_8(SharedAddress from, uint32_t (&value)[2]) {
+    asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(value[0]), "=r"(value[1]) : "r"(from) : "memory");
+}
+
 // Four 8x8 matrices of 16-bit elements, one register of each for each lane; lane l gives the address of row l % 8 of
 // matrix l / 8.
 ATTN_DEVICE void store_matrix_x4(SharedAddress row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {

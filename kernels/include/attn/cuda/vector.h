@@ -65,6 +65,45 @@ ATTN_DEVICE float narrow<F32>(float value) {
     return value;
 }
 
+// Element types of 8 bits: integers, and floats with 4 bits of exponent and 3 of mantissa, which end at 448.
+struct S8 {};
+struct E4m3 {};
+
+// Four floats rounded to nearest, ties to even, and to the largest number of the type where they exceed it; `a` in the
+// lowest byte. A NaN is 0 as S8.
+template <class T>
+ATTN_DEVICE uint32_t pack4(float a, float b, float c, float d);
+
+template <>
+ATTN_DEVICE uint32_t pack4<S8>(float a, float b, float c, float d) {
+    uint32_t packed;
+    asm("{\n"
+        ".reg .s32 a, b, c, d;\n"
+        "cvt.rni.s32.f32 a, %1;\n"
+        "cvt.rni.s32.f32 b, %2;\n"
+        "cvt.rni.s32.f32 c, %3;\n"
+        "cvt.rni.s32.f32 d, %4;\n"
+        "cvt.pack.sat.s8.s32.b32 d, d, c, 0;\n"
+        "cvt.pack.sat.s8.s32.b32 %0, b, a, d;\n"
+        "}\n"
+        : "=r"(packed)
+        : "f"(a), "f"(b), "f"(c), "f"(d));
+    return packed;
+}
+template <>
+ATTN_DEVICE uint32_t pack4<E4m3>(float a, float b, float c, float d) {
+    uint32_t packed;
+    asm("{\n"
+        ".reg .b16 low, high;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 low, %2, %1;\n"
+        "cvt.rn.satfinite.e4m3x2.f32 high, %4, %3;\n"
+        "mov.b32 %0, {low, high};\n"
+        "}\n"
+        : "=r"(packed)
+        : "f"(a), "f"(b), "f"(c), "f"(d));
+    return packed;
+}
+
 // The same value, of which the compiler knows nothing: what follows from it is computed anew, not kept.
 ATTN_DEVICE int opaque(int value) {
     asm volatile("" : "+r"(value));
@@ -79,6 +118,9 @@ ATTN_DEVICE float exp2_approx(float x) {
 }
 
 ATTN_DEVICE float natural_log(float x) { return logf(x); }
+
+// 1 / sqrt(x), to about 2 units in the last place.
+ATTN_DEVICE float reciprocal_root(float x) { return rsqrtf(x); }
 
 // The value of the lane whose number differs by `mask`. All lanes of the warp take part.
 ATTN_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }

@@ -43,6 +43,7 @@ const SIGNATURE: Signature = Signature {
     mask: Mask::NONE,
     digest: 0,
     scale_bits: 0,
+    edges: 0,
     lse: false,
 };
 

@@ -148,6 +148,7 @@ fn signature<T: Element>(stage: &'static str, part: usize, ranks: usize) -> Sign
         mask: Mask::NONE,
         digest: 0,
         scale_bits: 0,
+        edges: 0,
         lse: false,
     }
 }

@@ -35,6 +35,7 @@ const SIGNATURE: Signature = Signature {
     mask: Mask::NONE,
     digest: 0,
     scale_bits: 0,
+    edges: 0,
     lse: false,
 };
 

@@ -1,7 +1,7 @@
 //! The same code, compiled for what the processor has.
 
 /// Code whose inner loops a compiler turns into vector instructions.
-pub(super) trait Vectorised {
+pub(crate) trait Vectorised {
     /// Runs it. `FUSED` says whether a multiplication and an addition are one instruction: then
     /// [`multiply_add`] is best written as one.
     ///
@@ -11,9 +11,9 @@ pub(super) trait Vectorised {
 }
 
 /// Runs code on the widest vectors that this processor has.
-pub(super) fn run(work: impl Vectorised) {
+pub(crate) fn run(work: impl Vectorised) {
     #[cfg(test)]
-    if tests::PORTABLE.get() {
+    if PORTABLE.get() {
         return work.run::<false>();
     }
     #[cfg(target_arch = "x86_64")]
@@ -35,22 +35,23 @@ fn avx2(work: impl Vectorised) {
 
 /// `a * b + c`.
 #[inline(always)]
-pub(super) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(crate) fn multiply_add<const FUSED: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FUSED { a.mul_add(b, c) } else { a * b + c }
 }
 
 #[cfg(test)]
+thread_local! {
+    /// Whether this thread takes the code for any processor.
+    pub(crate) static PORTABLE: core::cell::Cell<bool> = const { core::cell::Cell::new(false) };
+}
+
+#[cfg(all(test, feature = "flash"))]
 mod tests {
+    use super::PORTABLE;
     use crate::device::Arena;
     use crate::device::cpu::{Cpu, CpuQueue};
     use crate::kernel::{AttentionCall, AttentionKernel, Band, Flash};
     use crate::tensor::{KeyValue, Tensor};
-    use std::cell::Cell;
-
-    thread_local! {
-        /// Whether this thread takes the code for any processor.
-        pub(super) static PORTABLE: Cell<bool> = const { Cell::new(false) };
-    }
 
     /// Attention on one thread, over several tiles and blocks, causal.
     fn attend() -> Tensor<f32> {

@@ -1,0 +1,6 @@
+use attn::prelude::*;
+
+#[parallel_attention(strategy = "ring", backend = "sage")]
+struct Attention;
+
+fn main() {}

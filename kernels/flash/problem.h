@@ -7,7 +7,8 @@ namespace attn::flash {
 struct Problem {
     int batch, heads, heads_per_kv, seq_q, seq_k;
     // A kernel that packs, always or where there are few queries, takes query heads that share their keys for one head: row r
-    // of it is query r / group of head r % group of the group. Then `heads` are those of keys. Elsewhere `group` is 1. `rows`: seq_q * group.
+    // of it is query r / group of head r % group of the group. Then `heads` are those of keys. Elsewhere `group` is 1.
+    // `rows`: seq_q * group.
     int group, rows;
     AttnMask mask;
     // softmax is taken in powers of two: scale * log2(e).

@@ -6,8 +6,9 @@ namespace attn::flash {
 
 struct Problem {
     int batch, heads, heads_per_kv, seq_q, seq_k;
-    // A kernel that packs, always or where there are few queries, takes query heads that share their keys for one head: row r of it is query r / group of head
-    // r % group of the group. Then `heads` are those of keys. Elsewhere `group` is 1. `rows`: seq_q * group.
+    // A kernel that packs, always or where there are few queries, takes query heads that share their keys for one head: row r
+    // of it is query r / group of head r % group of the group. Then `heads` are those of keys. Elsewhere `group` is 1.
+    // `rows`: seq_q * group.
     int group, rows;
     AttnMask mask;
     // softmax is taken in powers of two: scale * log2(e).
@@ -63,14 +64,13 @@ struct KeyBlocks {
     int length, bottom, top, upper_masked, lower_masked;
 };
 
+// `first_row` and `last_row`: the first and the last of the tile's queries.
 template <class Tile>
-ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
+ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, int batch, int first_row, int last_row) {
     KeyBlocks blocks;
-    const int length = key_length(p.mask, place.batch, p.seq_k);
+    const int length = key_length(p.mask, batch, p.seq_k);
     blocks.length = length;
     if constexpr (Tile::banded) {
-        const int begin = place.row_block * Tile::rows, rows_end = begin + Tile::rows < p.rows ? begin + Tile::rows : p.rows;
-        const int first_row = query_of<Tile>(p, begin), last_row = query_of<Tile>(p, rows_end - 1);
         const int end = last_row + p.mask.band_hi + 1 < length ? last_row + p.mask.band_hi + 1 : length;
         const int start = first_row + p.mask.band_lo > 0 ? first_row + p.mask.band_lo : 0;
         const int free_end = first_row + p.mask.band_hi + 1 < length ? first_row + p.mask.band_hi + 1 : length;
@@ -86,6 +86,13 @@ ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
         blocks.lower_masked = 0;
     }
     return blocks;
+}
+
+template <class Tile>
+ATTN_DEVICE KeyBlocks key_blocks(const Problem& p, const Place& place) {
+    const int first_row = place.row_block * Tile::rows;
+    const int last_row = (first_row + Tile::rows < p.seq_q ? first_row + Tile::rows : p.seq_q) - 1;
+    return key_blocks<Tile>(p, place.batch, first_row, last_row);
 }
 
 // Whether there is anything to do: a tile that needs no keys still writes its zeros, unless a state is carried on.

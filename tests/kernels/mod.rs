@@ -130,6 +130,7 @@ macro_rules! kernel_tests {
         kernel_tests!(also half::f16; $rig, sm80_d32, 32, Which::Sm80);
         kernel_tests!($rig, sm80_d64, 64, Which::Sm80);
         kernel_tests!(masked half::bf16; $rig, sm80_d64_masked, 64, Which::Sm80);
+        kernel_tests!(masked half::f16; $rig, sm80_d128_masked, 128, Which::Sm80);
         kernel_tests!(also half::bf16; $rig, sm80_d96, 96, Which::Sm80);
         kernel_tests!(also half::f16; $rig, sm80_d128, 128, Which::Sm80);
         kernel_tests!(also half::bf16; $rig, sm80_d192, 192, Which::Sm80);

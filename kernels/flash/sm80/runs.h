@@ -22,12 +22,12 @@ struct Runs {
     // The first run, and the one after `run`: false if there is none.
     ATTN_DEVICE bool first(Run& run) const {
         if (is_irregular(p.mask)) return covered(run, 0, Cover::Partial, false);
-        const KeyBlocks blocks = key_blocks<Tile>(p, place);
+        const KeyBlocks blocks = blocks_of_band();
         return banded(run, blocks, blocks.top);
     }
     ATTN_DEVICE bool next(Run& run) const {
         if (is_irregular(p.mask)) return covered(run, run.bottom, run.masked ? Cover::Partial : Cover::Full, true);
-        return banded(run, key_blocks<Tile>(p, place), run.bottom - 1);
+        return banded(run, blocks_of_band(), run.bottom - 1);
     }
 
   private:
@@ -35,6 +35,11 @@ struct Runs {
     struct Covered {
         static constexpr int rows = Tile::rows, keys = Tile::covered_keys;
     };
+
+    ATTN_DEVICE KeyBlocks blocks_of_band() const {
+        const int begin = place.row_block * Tile::rows, end = begin + Tile::rows < p.rows ? begin + Tile::rows : p.rows;
+        return key_blocks<Tile>(p, place.batch, query_of<Tile>(p, begin), query_of<Tile>(p, end - 1));
+    }
 
     ATTN_DEVICE static bool banded(Run& run, const KeyBlocks& blocks, int top) {
         if (top < blocks.bottom) return false;

@@ -97,7 +97,8 @@ ATTN_DEVICE void store_lse(const Problem& p, const Place& place, int row, const 
         const int at = row + 8 * r;
         if (at >= p.rows) continue;
         const bool nothing = rows.sum[r] == 0.0f;
-        row_of<Tile>(p.lse, p, place, at) = nothing ? minus_infinity() : fmaf(rows.shift[r], ln2, natural_log(rows.sum[r]));
+        row_of<Tile>(p.lse, p, place, at) =
+            nothing ? minus_infinity() : fmaf(rows.shift[r], ln2, natural_log(rows.sum[r]));
     }
 }
 

@@ -4,8 +4,8 @@
 
 namespace attn::flash {
 
-// A thread's keys of a block, of which `column` is the first, are columns 8 i and 8 i + 1 of those from there on for each i,
-// and the i'th two have the bits 2 i and 2 i + 1 of a word. These are the bits of its keys before column `end`.
+// A thread's keys of a block are columns 8 i and 8 i + 1, for each i, counted from its first one; these two have the bits
+// 2 i and 2 i + 1 of a word. The bits of its keys before column `end`.
 ATTN_DEVICE uint32_t bits_before(int end) {
     if (end <= 0) return 0;
     const int bits = 2 * (end >> 3) + ((end & 7) < 2 ? end & 7 : 2);
@@ -31,8 +31,8 @@ ATTN_DEVICE void read_pairs(uint32_t (&allowed)[2], const Problem& p, const Plac
         allowed[r] = bits_before(end - column) & ~bits_before(query + p.mask.band_lo - column);
         masks[r] = MaskRow::of(p.mask, place.batch, place.head, p.seq_q, p.seq_k, query);
     }
-    // One kind of mask after the other, so that many loads are under way at a time: nothing branches between them. For keys
-    // beyond the last one they read that one's mask.
+    // One kind of mask after the other, so that many loads are under way at a time: nothing branches between them. For
+    // keys beyond the last one they read that one's mask.
     const auto forbid = [&](const auto& allows) {
 #pragma unroll 4
         for (int bit = 0; bit < Tile::keys / 4; ++bit) {

@@ -1,7 +1,7 @@
 // The way through a tile's blocks of keys under segments and dense masks, by their cover (attention/cover.h).
 //
-// Whoever takes part in a tile walks by itself: the cover is there before the kernel starts, and all find the same blocks
-// in the same order. First come those that are Partial, then those that are Full, each from the first key on.
+// Whoever takes part in a tile walks by itself: the cover is there before the kernel starts, and all find the same
+// blocks in the same order. First come those that are Partial, then those that are Full, each from the first key on.
 #pragma once
 #include "problem.h"
 

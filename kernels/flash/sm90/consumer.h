@@ -39,8 +39,8 @@ struct Consumer {
         if constexpr (Tile::takes_turns) named_arrive(1 + (group + 1) % Tile::groups, 256);
     }
     ATTN_DEVICE void join_group() { named_sync(4 + group, 128); }
-    // The same, for the compiler: where lanes have read a cover, or taken different ways, it goes on computing for each by
-    // itself what is the same for all, until a barrier joins them.
+    // The same, for the compiler: where lanes have read a cover, or taken different ways, it goes on computing for each
+    // by itself what is the same for all, until a barrier joins them.
     ATTN_DEVICE void join_lanes() { join_group(); }
     ATTN_DEVICE void join_groups() { named_sync(7, 128 * Tile::groups); }
 
@@ -224,8 +224,8 @@ struct Consumer {
         }
     }
 
-    // The same where rows are those of several heads: they end anywhere in a warpgroup's 64, so one thread stores those of
-    // all warpgroups, in one box for each slab.
+    // The same where rows are those of several heads: they end anywhere in a warpgroup's 64, so one thread stores those
+    // of all warpgroups, in one box for each slab.
     ATTN_DEVICE void write_packed_output(const Place& place) {
         const bool stores = speaks() && group == 0;
         if (stores) tma_store_wait_read<0>();

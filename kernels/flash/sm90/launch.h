@@ -123,7 +123,8 @@ int launch_overlapped(const AttnAttention& call, void* stream) {
 template <int HeadDim, int Rows, int Keys>
 int launch_irregular(const AttnAttention& call, void* stream) {
     return of_type(call, [&](auto element) {
-        return launch_tile<Tile<decltype(element), HeadDim, Rows, Keys, Form::Overlapped, Kind::Irregular>>(call, stream);
+        using E = decltype(element);
+        return launch_tile<Tile<E, HeadDim, Rows, Keys, Form::Overlapped, Kind::Irregular>>(call, stream);
     });
 }
 

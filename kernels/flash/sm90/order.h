@@ -19,8 +19,8 @@ struct Downwards {
     ATTN_DEVICE int next() { return block >= bottom ? block-- : -1; }
 };
 
-// Along the cover: the blocks to be masked pair by pair, then those that need no mask. So the consumers' second loop is as
-// free of branches as if there were no mask.
+// Along the cover: the blocks to be masked pair by pair, then those that need no mask. So the consumers' second loop is
+// as free of branches as if there were no mask.
 struct PartialThenFull {
     CoverRow row;
     Cover cover = Cover::Partial;

@@ -41,8 +41,8 @@ struct Producer {
         query_parity ^= 1;
     }
 
-    // The map has an axis for the heads of a group in the place of that for slabs. Its box is the tile's rows that there
-    // are; what stands in the others does not matter.
+    // The map has an axis for the heads of a group in the place of that for slabs. Its box is the tile's rows that are
+    // there; what stands in the others does not matter.
     ATTN_DEVICE void load_packed_query(const Place& place) {
         barrier_expect(shared.query_full, p.rows * Tile::row_bytes * Tile::slabs);
 #pragma unroll 1

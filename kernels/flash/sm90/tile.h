@@ -63,7 +63,7 @@ struct Tile {
     static constexpr int launch_registers = 65536 / threads / 8 * 8;
 
     static_assert(HeadDim % slab_columns == 0 && HeadDim <= 256, "rows are made of whole slabs");
-    static_assert(query_bytes % alignment == 0 && block_bytes % alignment == 0, "a swizzle repeats from aligned addresses");
+    static_assert(query_bytes % alignment == 0 && block_bytes % alignment == 0, "swizzles start at aligned addresses");
     static_assert(groups == 2 || groups == 3, "registers are shared out for two or three consumer warpgroups");
     static_assert(128 * (producer_registers + groups * consumer_registers) <= threads * launch_registers,
                   "more registers than there are");

@@ -222,7 +222,7 @@ macro_rules! kernel_tests {
             joint_tokens_are_attended_once,
             uneven_shares_cover_the_whole,
             edges_are_done_on_the_way,
-            segments_and_dense_masks_are_refused,
+            segments_and_dense_masks_cross_ranks,
         }
 
         mod probes {

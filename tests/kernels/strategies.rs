@@ -3,7 +3,7 @@
 use attn::comm::threads::Queues;
 use attn::cuda::{self, GpuQueue, Half};
 use attn::prelude::*;
-use attn::{Edges, Error, JointStrategy, KeyPlacement, RopePairs, ThreadComm};
+use attn::{Edges, JointStrategy, KeyPlacement, RopePairs, ThreadComm};
 
 use crate::kernels::case::roundoff;
 use crate::kernels::edge::EdgeThere;
@@ -88,6 +88,9 @@ where
     };
     metadata.span = Some(mask.span);
     metadata.key_lengths = inputs.key_lengths.as_deref();
+    metadata.segments = inputs.segments.as_ref().map(|[query, key]| Segments { query, key });
+    let dense = inputs.dense.as_ref().map(|dense| cuda::to_device(&queue, dense)).transpose()?;
+    metadata.dense = dense.as_ref().map(Tensor::view);
     metadata.keys = keys;
     metadata = metadata.with_sequence(seq_q, seq_k);
     let mine = |seq: usize, keys: KeyPlacement| match keys {
@@ -297,29 +300,20 @@ where
     }
 }
 
-/// What the kernel does not take is refused by the session, on every rank alike.
-pub fn segments_and_dense_masks_are_refused<R: Rig, T: Half>()
+/// Documents and dense masks, alone and with all else that may stand beside them.
+pub fn segments_and_dense_masks_cross_ranks<R: Rig, T: Half>()
 where
     WithFlash: ParallelAttention<ThreadComm<DeviceOf<R>>, T>,
 {
-    let queues: Vec<R::Queue> = (0..2).map_while(R::queue).collect();
-    if queues.is_empty() {
-        return;
-    }
-    let said = World::<Queues<DeviceOf<R>>>::on_queues(queues).run(|comm| {
-        let queue = comm.queue()?;
-        let mut session = open::<WithFlash, _, T>(comm, Setup::ring(2))?;
-        let x = Tensor::<T, DeviceOf<R>>::zeros(&queue, [1, 8, 4, 64])?;
-        let bytes = cuda::to_device(&queue, &Tensor::<u8>::from_fn([1, 1, 16, 16], |_| 1)?)?;
-        let ids = [0; 16];
-        let segments = AttentionMetadata::default().with_segments(Segments::of(&ids));
-        let dense = AttentionMetadata::default().with_dense(&bytes);
-        Ok::<_, Error>([segments, dense].map(|metadata| session.attend(&x, &x, &x, &metadata).unwrap_err()))
-    });
-    for [segments, dense] in said.unwrap() {
-        for (error, name) in [(segments, "segments"), (dense, "dense")] {
-            let said = error.to_string();
-            assert!(said.contains(&format!("the mask `{name}`")) && said.contains("padding"), "{said}");
-        }
-    }
+    verify::<R, T>(Problem::new(2, 96, 4, 64).kv_heads(2).segments(), 1, &OTHERS);
+    verify::<R, T>(Problem::new(1, 136, 4, 32).segments().causal(), 1, &plain(&[2, 4]));
+    verify::<R, T>(Problem::new(2, 96, 4, 64).kv_heads(1).dense(true).key_lengths(), 1, &OTHERS);
+    verify::<R, T>(Problem::new(1, 72, 4, 96).dense(false).segments().window(40, 9), 1, &plain(&[2]));
+    // The dense mask of a rank is put together from that of joint tokens and its own positions.
+    let joint = Problem::new(1, 72, 4, 64).joint(5, JointStrategy::Rear).dense(true);
+    verify::<R, T>(
+        joint,
+        1,
+        &[Setup::ulysses(2), Setup::ring(3), Setup::hybrid(2, 2), Setup::allgather_kv(3)],
+    );
 }

@@ -28,10 +28,12 @@ SHAPES = [
 ] + [(1, 8192, 32, 8, 128, causal) for causal in (False, True)]
 # The bars, at seq 8192: our speed over the faster peer's. And the copy kernel's over a plain copy's.
 BARS = {64: 1.0, 128: 1.0, 256: 1.1}
+# At the same shapes, the speed of the kernel for Ampere and later over that of PyTorch's flash attention, which is one too.
+SM80_BAR = 0.95
 COPY_BAR = 0.9
 PEERS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
 # `auto` each round; the others in the first alone, to see whether the table of shapes chooses well.
-FORMS = ("auto", "simple", "overlapped")
+FORMS = ("auto", "simple", "overlapped", "sm80")
 
 
 def milliseconds(work, runs=10):
@@ -142,6 +144,10 @@ def main():
             verdict = "no peer" if ratio is None else "ok" if ratio >= bar else "MISSED"
             if verdict != "ok":
                 missed.append(name)
+        if bar:
+            if "flash" not in speed or speed["sm80"] < SM80_BAR * speed["flash"]:
+                missed.append(f"{name} on sm80")
+                verdict += " sm80 MISSED"
         cells = "".join(f"{speed[label]:>11.0f}" if label in speed else f"{'-':>11}" for label in columns)
         print(f"{name:26}{cells}{'-' if ratio is None else f'{ratio:.2f}':>8}  {bar or ''} {verdict}", flush=True)
         rows.append({"shape": name, "milliseconds": times, "tflops": speed, "ratio": ratio, "bar": bar})

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use attn::cuda::{FlashForm, FlashSm90, Half, Launches};
+use attn::cuda::{FlashForm, FlashSm80, FlashSm90, Half, Launches};
 use attn::prelude::*;
 use attn::{AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, KeyValue, Result, Scope};
 
@@ -13,6 +13,10 @@ pub(super) struct SimpleAttention;
 /// Attention with the kernel in its overlapped form.
 #[parallel_attention(strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"], backend = OverlappedFlash)]
 pub(super) struct OverlappedAttention;
+
+/// Attention with the kernel for every card since Ampere.
+#[parallel_attention(strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"], backend = FlashSm80)]
+pub(super) struct Sm80Attention;
 
 pub(super) type SimpleFlash = InForm<Simple>;
 pub(super) type OverlappedFlash = InForm<Overlapped>;

@@ -11,13 +11,13 @@ mod times;
 mod tune;
 
 #[cfg(feature = "cuda")]
-use attn::cuda::{Cuda, Half};
+use attn::cuda::{Cuda, FlashSm80, Half};
 use attn::prelude::*;
 use attn::{CarriesState, DType, Flash, KeyPlacement, Mask, Sdpa, Sharding, Signature, ThreadComm};
 use half::{bf16, f16};
 
 #[cfg(feature = "cuda")]
-use self::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash};
+use self::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash, Sm80Attention};
 use self::problem::Problem;
 use self::row::{Report, Row};
 #[cfg(feature = "cuda")]
@@ -106,6 +106,7 @@ fn on_cuda<T: Half>(args: &BenchArgs) -> Result<(), Failure> {
         Form::Auto => measure::<Cuda, _, _, T>(&FlashAttention, &Flash, args),
         Form::Simple => measure::<Cuda, _, _, T>(&SimpleAttention, &SimpleFlash::default(), args),
         Form::Overlapped => measure::<Cuda, _, _, T>(&OverlappedAttention, &OverlappedFlash::default(), args),
+        Form::Sm80 => measure::<Cuda, _, _, T>(&Sm80Attention, &FlashSm80, args),
     }
 }
 
@@ -149,9 +150,9 @@ where
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
-    use attn::cuda::Simulated;
+    use attn::cuda::{FlashSm80, Simulated};
 
-    use super::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash};
+    use super::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash, Sm80Attention};
     use super::*;
     use crate::cli::{SharingArgs, Strategy};
 
@@ -189,6 +190,7 @@ mod tests {
             rows::<Simulated, _, _, bf16>(&FlashAttention, &Flash, &runs, &problem),
             rows::<Simulated, _, _, bf16>(&SimpleAttention, &simple, &runs, &problem),
             rows::<Simulated, _, _, bf16>(&OverlappedAttention, &overlapped, &runs, &problem),
+            rows::<Simulated, _, _, bf16>(&Sm80Attention, &FlashSm80, &runs, &problem),
         ] {
             let rows = rows.unwrap();
             assert_eq!(rows.len(), 8);

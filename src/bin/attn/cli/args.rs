@@ -171,7 +171,7 @@ pub(crate) struct BenchArgs {
     /// Where to compute.
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub(crate) device: DeviceName,
-    /// How the warpgroups of the GPU's kernel share the work [default: auto].
+    /// Which of the GPU's kernels, and how its warpgroups share the work [default: auto].
     #[arg(long, value_name = "NAME")]
     pub(crate) form: Option<Form>,
     /// Measures every kernel that `flash` can be on the GPU, and writes which is fastest to this table, row by row: for --shape

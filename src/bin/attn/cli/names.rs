@@ -239,7 +239,7 @@ impl DeviceName {
     }
 }
 
-/// How the warpgroups of the GPU's kernel share the work.
+/// Which of the GPU's kernels, and how its warpgroups share the work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
     /// What is known to suit the shape.
@@ -249,6 +249,8 @@ pub(crate) enum Form {
     Simple,
     /// The softmax of one block of keys while the tensor cores work on another.
     Overlapped,
+    /// The kernel for cards other than Hopper's, which runs on these too.
+    Sm80,
 }
 
 impl Form {
@@ -257,6 +259,7 @@ impl Form {
             Self::Auto => "auto",
             Self::Simple => "simple",
             Self::Overlapped => "overlapped",
+            Self::Sm80 => "sm80",
         }
     }
 }

@@ -37,9 +37,9 @@ ATTN_DEVICE uint32_t largest_of(uint32_t bits) {
 }
 
 // The scale under which the largest magnitude becomes `most`. Not zero, and its inverse finite, also if all are zero:
-// magnitudes below 2^-100 count as that.
+// magnitudes below 2^-50 count as that. So is a product of two scales, with which scores of -inf are multiplied.
 ATTN_DEVICE float scale_of(uint32_t largest, float most) {
-    constexpr uint32_t least = (127u - 100u) << 23;
+    constexpr uint32_t least = (127u - 50u) << 23;
     return float_of(larger(largest, least)) / most;
 }
 

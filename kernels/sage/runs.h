@@ -39,7 +39,8 @@ ATTN_DEVICE Run next_run(const flash::Problem& p, const flash::Place& place, Cov
     const int low = smaller_of(larger_of(blocks.bottom, blocks.lower_masked), end);
     const int high = larger_of(low, smaller_of(blocks.upper_masked, end));
     if (cover == Cover::Full) return {larger_of(from, low), high};
-    if (from < low) return {larger_of(from, blocks.bottom), low};
+    const int start = larger_of(from, blocks.bottom);
+    if (start < low) return {start, low};
     return {larger_of(from, high), end};
 }
 

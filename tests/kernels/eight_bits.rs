@@ -44,7 +44,7 @@ fn larger(a: f32, b: f32) -> f32 {
 }
 
 fn scale_of(largest: f32, most: f32) -> f32 {
-    largest.max(2_f32.powi(-100)) / most
+    largest.max(2_f32.powi(-50)) / most
 }
 
 /// The token whose value stands at a place of 16.

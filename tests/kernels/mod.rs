@@ -283,6 +283,7 @@ macro_rules! kernel_tests {
     (sage $element:ty; $rig:ty, $name:ident, $head_dim:literal) => {
         each_sage! { $element; $rig, $name, $head_dim:
             tensors_in_8_bits_are_exact,
+            zeros_are_attended_alike,
             lengths_round_the_borders_of_tiles,
             bands_of_every_kind,
             heads_share_keys,

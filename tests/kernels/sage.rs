@@ -195,9 +195,20 @@ pub fn bands_of_every_kind<T: Half, R: Rig>(head_dim: usize) {
         case.band(140, FAR),
         case.band(499, FAR),
         case.band(5, 4),
+        // A tile of one query, whose band begins where a block does.
+        Case::new(257, 257, head_dim).band(-128, 0),
+        Case::new(1, 1100, head_dim).band(1024, FAR),
     ];
     for case in cases {
         verify::<T, R>(&case, Normal);
+    }
+}
+
+/// Queries of zeros attend all keys alike, also where a group of keys has none or is zero: no scale is too small to be
+/// multiplied by another.
+pub fn zeros_are_attended_alike<T: Half, R: Rig>(head_dim: usize) {
+    for keys in [1, 129, 134] {
+        verify::<T, R>(&Case { spread: 0.0, ..Case::new(70, keys, head_dim) }, Normal);
     }
 }
 

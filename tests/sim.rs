@@ -57,9 +57,8 @@ fn the_table_in_the_documents_is_what_the_code_says() {
 /// What must find a fault planted in one of the kernels; `scripts/mutate-kernels` runs these.
 mod mutants {
     use super::*;
-    use crate::kernels::flash::{
-        Kernel, Which, a_bit_of_everything, a_bit_of_irregular_masks, a_bit_of_shared_tiles,
-    };
+    use crate::kernels::attend::{Kernel, Which};
+    use crate::kernels::flash::{a_bit_of_everything, a_bit_of_irregular_masks, a_bit_of_shared_tiles};
     use attn::cuda::FlashForm::{Overlapped, Simple};
 
     #[test]

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, unused_macros, reason = "one test program uses what another does not")]
 
 pub mod allocation;
+pub mod attend;
 pub mod case;
 pub mod copy;
 pub mod direct;
@@ -59,7 +60,7 @@ macro_rules! each_flash {
     ($rig:ty, $kernel:ident, $head_dim:literal, $which:expr; $($name:ident),* $(,)?) => {
         mod $kernel {
             use super::*;
-            use crate::kernels::flash::{Kernel, Which};
+            use crate::kernels::attend::{Kernel, Which};
 
             const KERNEL: Kernel = Kernel { head_dim: $head_dim, which: $which };
 
@@ -85,7 +86,7 @@ macro_rules! each_flash_of {
     ($element:ty; $rig:ty, $kernel:ident, $head_dim:literal, $which:expr; $($name:ident),* $(,)?) => {
         mod $kernel {
             use super::*;
-            use crate::kernels::flash::{Kernel, Which};
+            use crate::kernels::attend::{Kernel, Which};
 
             $(#[test]
             fn $name() {

@@ -8,9 +8,9 @@ use attn::tensor::TensorLayout;
 use attn::{CarriesState, DType, Tensor, View};
 use half::bf16;
 
+use crate::kernels::attend::{HostMasks, Loaded, Written, run_at_once, run_in_hops};
 use crate::kernels::case::{Case, Dense, Exact, Inputs, Segments, exact, flat};
 use crate::kernels::eight_bits::EightBits;
-use crate::kernels::flash::{HostMasks, Loaded, Written, run_at_once, run_in_hops};
 use crate::kernels::rig::{DeviceOf, Held, Place, Rig};
 use crate::support::Random;
 
@@ -131,7 +131,11 @@ pub fn tensors_in_8_bits_are_exact<T: Half, R: Rig>(head_dim: usize) {
         assert_eq!(floats(found.key_mean.as_view()), right.key_mean, "mean keys: {what}");
         assert_eq!(floats(found.query_scale.as_view()), right.query_scale, "scales of queries: {what}");
         assert_eq!(floats(found.value_scale.as_view()), right.value_scale, "scales of values: {what}");
-        assert_eq!(bytes(found.query.as_view()), bytemuck::cast_slice(&right.query), "queries: {what}");
+        assert_eq!(
+            bytes(found.query.as_view()),
+            bytemuck::cast_slice::<_, u8>(&right.query),
+            "queries: {what}"
+        );
         for (i, (found, right)) in
             floats(found.query_mean.as_view()).iter().zip(&right.query_mean).enumerate()
         {

@@ -4,8 +4,8 @@ use attn::Element;
 use attn::cuda::SdpaGpu;
 use attn::tensor::TensorLayout;
 
+use crate::kernels::attend::{verify_in_hops, verify_of};
 use crate::kernels::case::{Case, Dense, Segments};
-use crate::kernels::flash::{verify_in_hops, verify_of};
 use crate::kernels::rig::{Place, Rig};
 
 /// Rows of one element, of some, of as many as a warp has columns for, of more.

@@ -51,10 +51,12 @@ ATTN_DEVICE void load_state(const Problem& p, const Place& place, int row, RowPa
         const int at = row + 8 * r;
         if (at >= p.rows) continue;
         const float shift = row_of<Tile>(p.state_max, p, place, at);
-        if (shift == minus_infinity()) continue;
+        const float sum = row_of<Tile>(p.state_sum, p, place, at);
+        // Products that are no number leave a maximum of -inf too, and a sum that is none.
+        if (shift == minus_infinity() && sum == 0.0f) continue;
         rows.shift[r] = shift;
         // Four threads share the row: one of them goes on with the sum.
-        if ((thread_index() & 3) == 0) rows.sum[r] = row_of<Tile>(p.state_sum, p, place, at);
+        if ((thread_index() & 3) == 0) rows.sum[r] = sum;
         const float* from = state_row<Tile>(p, place, at);
 #pragma unroll
         for (int i = 0; i < N / 4; ++i) {

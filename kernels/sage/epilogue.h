@@ -84,11 +84,15 @@ ATTN_DEVICE void join_state(const Problem& p, const flash::Place& place, int row
                             const float (&output)[N]) {
     const flash::Problem& tiles = p.tiles;
     float before[2] = {};
+    bool is_first[2] = {};
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-        if (row + 8 * r < tiles.seq_q) before[r] = *row_of(tiles.state_max, place, row + 8 * r);
+        if (row + 8 * r >= tiles.seq_q) continue;
+        before[r] = *row_of(tiles.state_max, place, row + 8 * r);
+        // Products that are no number leave a maximum of -inf too, and a sum that is none.
+        is_first[r] = before[r] == flash::minus_infinity() && *row_of(tiles.state_sum, place, row + 8 * r) == 0.0f;
     }
-    // All four threads of a row have read its maximum before one of them writes it.
+    // All four threads of a row have read what it had before one of them writes it.
     warp_sync();
     const float* scales = value_scales(p, place, 2 * N);
 #pragma unroll
@@ -96,7 +100,7 @@ ATTN_DEVICE void join_state(const Problem& p, const flash::Place& place, int row
         const int at = row + 8 * r;
         if (at >= tiles.seq_q || rows.sum[r] == 0.0f) continue;
         const float here = true_max(p, place, at, rows.max[r]);
-        const bool first = before[r] == flash::minus_infinity();
+        const bool first = is_first[r];
         const float max = first ? here : fmaxf(before[r], here);
         const float keep = first ? 0.0f : exp2_approx(before[r] - max);
         const float add = exp2_approx(here - max) / largest_weight;

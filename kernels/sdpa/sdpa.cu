@@ -120,9 +120,12 @@ ATTN_DEVICE void attend(const SdpaParameters& p, const Row& row, int first_colum
 // Starts from the state, or from nothing.
 ATTN_DEVICE void begin(const SdpaParameters& p, const Row& row, int first_column, Progress& progress) {
     progress = {-INFINITY, 0.0f, {}};
-    if (p.state_max.base == nullptr || row_of(p.state_max, row) == -INFINITY) return;
+    if (p.state_max.base == nullptr) return;
+    const float sum = row_of(p.state_sum, row);
+    // Products that are no number leave a maximum of -inf too, and a sum that is none.
+    if (row_of(p.state_max, row) == -INFINITY && sum == 0.0f) return;
     progress.shift = row_of(p.state_max, row);
-    progress.total = row_of(p.state_sum, row);
+    progress.total = sum;
     const float* from = row_of<const float>(p.state_output, row.batch, row.query, row.head) + first_column;
 #pragma unroll
     for (int i = 0; i < columns; ++i) {

@@ -297,6 +297,17 @@ pub fn a_nan_reaches_who_attends_it<T: Half, R: Rig>(kernel: Kernel) {
     }
 }
 
+/// A row that has met nothing but NaN has met something: the next hop does not start it anew.
+pub fn a_nan_survives_the_next_hop<T: Half, R: Rig>(kernel: Kernel) {
+    let Some(queue) = R::queue(5) else { return };
+    let case = Case::new(70, 100, kernel.head_dim);
+    let mut inputs = case.inputs::<T>();
+    inputs.key[..case.head_dim].fill(T::from_f32(f32::NAN));
+    let (out, lse) = run_carried::<T, R>(queue, &case, &inputs, kernel, &[0..1, 1..100]);
+    assert!(out.iter().all(|out| out.to_f32().is_nan()), "a NaN that every query attends is forgotten");
+    assert!(lse.iter().flatten().all(|lse| lse.is_nan()), "the log-sum-exp has forgotten a NaN");
+}
+
 /// The same inputs give the same bits, whatever the order of threads.
 pub fn results_do_not_depend_on_the_order_of_threads<T: Half, R: Rig>(kernel: Kernel) {
     let case = Case::new(200, 190, kernel.head_dim).heads(1, 3, 1).causal();

@@ -142,6 +142,7 @@ macro_rules! kernel_tests {
             one_hop_is_one_call,
             products_of_minus_infinity_weigh_nothing,
             a_nan_reaches_who_attends_it,
+            a_nan_survives_the_next_hop,
             results_do_not_depend_on_the_order_of_threads,
         }
         mod sdpa {
@@ -311,6 +312,7 @@ macro_rules! kernel_tests {
             numbers_of_every_size,
             products_of_minus_infinity_weigh_nothing,
             a_nan_reaches_who_attends_it,
+            a_nan_survives_the_next_hop,
             results_do_not_depend_on_the_order_of_threads,
             heads_come_in_sections,
         }
@@ -328,6 +330,7 @@ macro_rules! kernel_tests {
             numbers_of_every_size,
             products_of_minus_infinity_weigh_nothing,
             a_nan_reaches_who_attends_it,
+            a_nan_survives_the_next_hop,
             results_do_not_depend_on_the_order_of_threads,
             heads_come_in_sections,
         }

@@ -71,8 +71,8 @@ typedef struct AttnMask {
 // Without a state (state_max.base null) it writes `out` and, if lse.base is not null, the natural log-sum-exp. With a
 // state it goes on from it and writes it back: output not yet divided; what exponents are relative to, the largest
 // scaled product in units of log2 (product * scale * log2(e)); the sum of the exponentials. `out` and `lse` are not
-// touched. A row whose state_max is -inf has attended nothing: its
-// state_output is not read.
+// touched. A row whose state_max is -inf and whose state_sum is 0
+// has attended nothing: its state_output is not read. (One that has met nothing but NaN has a sum of NaN.)
 typedef struct AttnAttention {
     AttnTensor query, key, value, out;
     AttnTensor state_output;

@@ -110,7 +110,8 @@ pub trait Communicator: Sized + 'static {
     /// rank's own block first, then in the order in which a ring would bring them: the ranks before it, backwards,
     /// round the corner. Blocks are alike but for their length: `lengths` says how long the second axis of each rank's is,
     /// the same on every rank, and it may be zero. The block is lent for the call of `visit` alone; where memory is shared it
-    /// is the owner's own, read in place. `visit` must make no collective call on this group.
+    /// is the owner's own, read in place. `visit` must make no collective call on this group. What it takes of scratch memory is
+    /// free again when it returns, while the queue may still use it: who takes some after that touches it in the queue's order.
     ///
     /// # Errors
     /// If `visit` returns one (then every rank of the group gets one), if ranks differ in `signature`, if a rank

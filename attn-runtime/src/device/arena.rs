@@ -79,6 +79,22 @@ impl<'a, D: Device> Scope<'a, D> {
         self.queue
     }
 
+    /// Gives `body` a scope of its own, and takes back what it took there: so steps that follow each other on the queue use
+    /// the same scratch memory.
+    ///
+    /// # Safety
+    /// While `body` runs, nobody takes a tensor from this scope or a copy of it.
+    pub(crate) unsafe fn step<R>(&self, body: impl for<'b> FnOnce(Scope<'b, D>) -> R) -> R {
+        let arena = self.arena;
+        // SAFETY: as in `take`.
+        let blocks = || unsafe { &*arena.blocks.get() }.len();
+        let (before, used) = (blocks(), arena.used.get());
+        let result = body(*self);
+        // A block that was added holds nothing but what `body` took, whose tensors are gone: their lifetime is its own.
+        arena.used.set(if blocks() == before { used } else { 0 });
+        result
+    }
+
     /// Takes a dense row-major tensor of scratch memory, aligned to 64 bytes. Its contents are arbitrary values.
     ///
     /// # Errors
@@ -108,7 +124,8 @@ impl<'a, D: Device> Scope<'a, D> {
         arena.used.set(offset + bytes);
         // SAFETY: the range belongs to a block that lives as long as the borrow `'a` of the arena (blocks are only
         // dropped by `open`, which borrows it anew), is zeroed or holds earlier values, is aligned to 64 since
-        // blocks are and sizes are rounded up, and no other tensor gets it until the arena is opened again.
+        // blocks are and sizes are rounded up, and no other tensor gets it until the arena is opened again, or the scope of a
+        // `step` ends, which no tensor of its outlives.
         Ok(unsafe { ViewMut::from_raw_parts(base.cast(), shape, contiguous_strides(shape)) })
     }
 }
@@ -135,6 +152,31 @@ mod tests {
 
     fn queue() -> CpuQueue {
         CpuQueue::new(1).unwrap()
+    }
+
+    /// Steps use the same memory, in the last block and in one that a step had to add; what was taken before stays.
+    #[test]
+    fn steps_use_the_same_memory_and_nothing_of_what_was_taken_before() {
+        let queue = queue();
+        let mut arena = Arena::<Cpu>::default();
+        for round in 0..3 {
+            let scope = arena.open(&queue).unwrap();
+            let kept = scope.take::<f32>([1, 1, 1, 100]).unwrap();
+            let kept = kept.base().as_ptr().addr()..kept.base().as_ptr().addr() + 400;
+            let mut places = Vec::new();
+            for _ in 0..4 {
+                let address = |scope: Scope<'_, Cpu>| {
+                    scope.take::<f32>([1, 1, 1, 5000]).unwrap().base().as_ptr().addr()
+                };
+                // SAFETY: nothing else is taken meanwhile.
+                places.push(unsafe { scope.step(address) });
+            }
+            assert!(places.windows(2).all(|pair| pair[0] == pair[1]), "round {round}: {places:x?}");
+            assert!(places[0] >= kept.end || places[0] + 20000 <= kept.start, "round {round}");
+            let after = scope.take::<f32>([1, 1, 1, 1]).unwrap().base().as_ptr().addr();
+            assert!(!kept.contains(&after), "round {round}");
+        }
+        assert!(arena.bytes() < 2 * 20400 + 1000, "{}", arena.bytes());
     }
 
     #[test]

@@ -148,7 +148,10 @@ impl<T: Element, D: Device> Walk<'_, '_, '_, T, D> {
                 self.count(work, &rows, covers);
             }
             if covers.iter().all(|cover| *cover == Cover::Full) {
-                kernel.step(scope, query, block, &BlockMask::FULL, scale, state)?;
+                let step =
+                    |scope: Scope<'_, D>| kernel.step(scope, query, block, &BlockMask::FULL, scale, state);
+                // SAFETY: only the kernel takes memory meanwhile, from the scope that it is given.
+                unsafe { scope.step(step) }?;
                 continue;
             }
             for (piece, cover) in rows.iter().zip(covers) {
@@ -159,7 +162,9 @@ impl<T: Element, D: Device> Walk<'_, '_, '_, T, D> {
                 };
                 let query = query.narrow(1, piece.at, piece.run.len)?;
                 let mut state = state.narrow(1, piece.at, piece.run.len)?;
-                kernel.step(scope, query, block, &mask, scale, &mut state)?;
+                let step = |scope: Scope<'_, D>| kernel.step(scope, query, block, &mask, scale, &mut state);
+                // SAFETY: as above.
+                unsafe { scope.step(step) }?;
             }
         }
         Ok(())

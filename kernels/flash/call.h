@@ -49,7 +49,8 @@ int describe_problem(Problem* problem, const AttnAttention& call, bool packed = 
     if constexpr (Tile::banded) {
         int cache_bytes = 0;
         if (int status = l2_cache_bytes(&cache_bytes)) return status;
-        p.section = section_of(call, cache_bytes);
+        const int all = p.heads * call.batch, section = section_of(call, cache_bytes);
+        p.section = section < all ? section : all;
     }
     // Tiles grow towards the last rows if the band is cut off above, towards the first if only below.
     p.last_rows_first = Tile::banded && call.mask.band_hi < call.seq_k - 1;

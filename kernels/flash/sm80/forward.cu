@@ -23,7 +23,7 @@ extern "C" int attn_flash_sm80(const AttnAttention* call, void* stream) {
     if (call->seq_k <= 0 || call->kv_heads <= 0 || call->heads % call->kv_heads != 0 || !(call->scale > 0.0f)) {
         return ATTN_UNSUPPORTED;
     }
-    // Offsets of rows are counted in ints.
+    // Offsets of rows are counted in ints. (src/cuda/layout.rs says so first.)
     constexpr int most_rows = 1 << 28;
     if (call->seq_q > most_rows || call->seq_k > most_rows) return ATTN_UNSUPPORTED;
     if (call->form != ATTN_FORM_AUTO && call->form != ATTN_FORM_SIMPLE) return ATTN_UNSUPPORTED;

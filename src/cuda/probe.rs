@@ -1,8 +1,8 @@
 //! Probes for the kernels' tests: one tile through the tensor cores or the copy engine, to be compared with the host.
 
-use attn_runtime::{Error, Result, View, ViewMut};
+use attn_runtime::{Error, Result, Scalar, View, ViewMut};
 
-use super::abi;
+use super::abi::{self, Launch, Launchers};
 use super::architecture::{Architecture, supports};
 pub use super::attention::{Quantised, quantise};
 use super::element::{Half, number};
@@ -32,24 +32,7 @@ pub fn wgmma<D: Launches, T: Half>(
     b: View<'_, T, D>,
     d: ViewMut<'_, f32, D>,
 ) -> Result<()> {
-    supports::<D>(queue, "probe_wgmma", Architecture::Hopper)?;
-    let n = b.shape()[3];
-    dense("a", a.shape(), a.strides(), [1, 1, 64, 64])?;
-    dense("b", b.shape(), b.strides(), [1, 1, 64, n])?;
-    dense("d", d.shape(), d.strides(), [1, 1, 64, n])?;
-    let call = abi::ProbeWgmma {
-        a: a.base().as_ptr().cast_const().cast(),
-        b: b.base().as_ptr().cast_const().cast(),
-        d: d.base().as_ptr(),
-        n: small(n)?,
-        swizzle: small(form.swizzle)?,
-        element: number::<T>(),
-        a_from_registers: i32::from(form.a_from_registers),
-        b_mn_major: i32::from(form.b_mn_major),
-        reserved: 0,
-    };
-    // SAFETY: the views lend dense tensors of these shapes, the result exclusively.
-    unsafe { launch::<D, _>(queue, "probe_wgmma", |launchers| launchers.probe_wgmma, &call) }
+    product(queue, "probe_wgmma", |launchers| launchers.probe_wgmma, form, number::<T>(), [a, b], d)
 }
 
 /// `d[64][n] = a[64][128] b[128][n]` of 8-bit integers, or of e4m3, by one warpgroup. All dense, as of [`wgmma`].
@@ -64,10 +47,24 @@ pub fn wgmma8<D: Launches>(
     b: View<'_, u8, D>,
     d: ViewMut<'_, f32, D>,
 ) -> Result<()> {
-    supports::<D>(queue, "probe_wgmma8", Architecture::Hopper)?;
-    let n = b.shape()[3];
-    dense("a", a.shape(), a.strides(), [1, 1, 64, 128])?;
-    dense("b", b.shape(), b.strides(), [1, 1, 128, n])?;
+    let element = if integers { abi::S8 } else { abi::E4M3 };
+    product(queue, "probe_wgmma8", |launchers| launchers.probe_wgmma8, form, element, [a, b], d)
+}
+
+/// The product of one warpgroup, of rows of 128 bytes.
+fn product<D: Launches, T: Scalar>(
+    queue: &D::Queue,
+    name: &'static str,
+    launcher: fn(&Launchers) -> Launch<abi::ProbeWgmma>,
+    form: WgmmaForm,
+    element: i32,
+    [a, b]: [View<'_, T, D>; 2],
+    d: ViewMut<'_, f32, D>,
+) -> Result<()> {
+    supports::<D>(queue, name, Architecture::Hopper)?;
+    let (n, depth) = (b.shape()[3], 128 / size_of::<T>());
+    dense("a", a.shape(), a.strides(), [1, 1, 64, depth])?;
+    dense("b", b.shape(), b.strides(), [1, 1, depth, n])?;
     dense("d", d.shape(), d.strides(), [1, 1, 64, n])?;
     let call = abi::ProbeWgmma {
         a: a.base().as_ptr().cast_const().cast(),
@@ -75,13 +72,13 @@ pub fn wgmma8<D: Launches>(
         d: d.base().as_ptr(),
         n: small(n)?,
         swizzle: small(form.swizzle)?,
-        element: if integers { abi::S8 } else { abi::E4M3 },
+        element,
         a_from_registers: i32::from(form.a_from_registers),
         b_mn_major: i32::from(form.b_mn_major),
         reserved: 0,
     };
     // SAFETY: the views lend dense tensors of these shapes, the result exclusively.
-    unsafe { launch::<D, _>(queue, "probe_wgmma8", |launchers| launchers.probe_wgmma8, &call) }
+    unsafe { launch::<D, _>(queue, name, launcher, &call) }
 }
 
 /// Loads the box of `rows` x (`box_slabs` * `width`) elements from `row` and `slab` of `source`, a dense

@@ -29,9 +29,10 @@ const AT_ONCE: usize = 32;
 pub(crate) unsafe fn batch<D: Launches>(queue: &D::Queue, copies: &[EdgeCopy]) -> Result<()> {
     for copy in copies {
         described(copy)?;
-        let table = copy.rope.map_or(core::ptr::null(), |rope| rope.cos.cast());
+        let [cos, sin] = copy.rope.map_or([core::ptr::null(); 2], |rope| [rope.cos.cast(), rope.sin.cast()]);
         let weight = copy.norm.map_or(core::ptr::null(), |norm| norm.weight.cast());
-        let read = [("source", copy.source.cast::<c_void>()), ("norm.weight", weight), ("rope.cos", table)];
+        let source = copy.source.cast::<c_void>();
+        let read = [("source", source), ("norm.weight", weight), ("rope.cos", cos), ("rope.sin", sin)];
         if !copy.extent.contains(&0) {
             for named in read.into_iter().filter(|(_, base)| !base.is_null()) {
                 here::<D>(queue, NAME, &[named])?;

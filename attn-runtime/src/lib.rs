@@ -2,8 +2,8 @@
 //!
 //! | axis | trait | members |
 //! |---|---|---|
-//! | strategy | [`ParallelAttentionStrategy`] | [`NoParallelAttention`], [`UlyssesParallelAttention`], [`RingParallelAttention`], [`HybridParallelAttention`], [`AllGatherKvParallelAttention`], [`UlyssesAllGatherParallelAttention`] |
-//! | kernel | [`AttentionKernel`], [`CarriesState`] | `Sdpa`, `Flash` |
+//! | strategy | [`ParallelAttentionStrategy`] | [`NoParallelAttention`], [`UlyssesParallelAttention`], [`RingParallelAttention`], [`HybridParallelAttention`], [`AllGatherKvParallelAttention`], [`UlyssesAllGatherParallelAttention`], [`UlyssesQuantisedParallelAttention`] |
+//! | kernel | [`AttentionKernel`], [`CarriesState`], [`QuantisedAttention`] | `Sdpa`, `Flash`, `Sage` |
 //! | communicator | [`Communicator`] | [`ThreadComm`], [`TcpComm`] |
 //! | device | [`Device`] | [`Cpu`] |
 //!
@@ -41,7 +41,7 @@ pub use kernel::Sage;
 pub use kernel::Sdpa;
 pub use kernel::{
     AttentionCall, AttentionKernel, Band, BlockMask, BlockSegments, CarriedState, CarriesState, KeyLengths,
-    SegmentIds,
+    QuantisedAttention, QuantisedShard, QuantisedTensors, SegmentIds, Shards,
 };
 pub use metadata::{AttentionMetadata, JointStrategy, KeyPlacement, Outputs, Segments, Sequence};
 #[doc(hidden)]
@@ -53,5 +53,6 @@ pub use strategy::{
     AllGatherKvParallelAttention, AttentionMask, AttentionRequest, HybridParallelAttention,
     NoParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy, ParallelConfig,
     RingParallelAttention, UlyssesAllGatherParallelAttention, UlyssesParallelAttention,
+    UlyssesQuantisedParallelAttention,
 };
 pub use tensor::{DType, Element, KeyValue, LseMut, Scalar, Tensor, TensorLayout, View, ViewMut};

@@ -2,12 +2,14 @@
 
 mod band;
 mod mask;
+mod quantised;
 mod state;
 
 pub mod cpu;
 
 pub use band::{Band, Cover};
 pub use mask::{BlockMask, BlockSegments, KeyLengths, SegmentIds};
+pub use quantised::{QuantisedAttention, QuantisedShard, QuantisedTensors, Shards};
 pub use state::CarriedState;
 
 use attn_plan::MaskKinds;

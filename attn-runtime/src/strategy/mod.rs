@@ -9,12 +9,14 @@ mod grouped;
 mod home;
 mod hybrid;
 mod none;
+mod quantise;
 mod request;
 mod reshard;
 mod ring;
 mod rotate;
 mod ulysses;
 mod ulysses_allgather;
+mod ulysses_quantised;
 
 pub use allgather_kv::AllGatherKvParallelAttention;
 pub use config::ParallelConfig;
@@ -22,12 +24,14 @@ pub use gather::{Gather, GatherContext};
 pub use grouped::Grouped;
 pub use hybrid::HybridParallelAttention;
 pub use none::NoParallelAttention;
+pub use quantise::{QuantiseFirst, QuantisedContext};
 pub use request::{AttentionMask, AttentionRequest, Joint};
 pub use reshard::{DirectContext, ReshardContext};
 pub use ring::RingParallelAttention;
 pub use rotate::Rotate;
 pub use ulysses::UlyssesParallelAttention;
 pub use ulysses_allgather::UlyssesAllGatherParallelAttention;
+pub use ulysses_quantised::UlyssesQuantisedParallelAttention;
 
 use attn_plan::{MaskKinds, RingLayout, Sharding, Split};
 

@@ -117,7 +117,7 @@ impl<C: Communicator> Reshard<C> {
         let (ulysses, outer) = sharding.place(rank);
         let signature = request.signature(self.name, sharding);
         let plans = self.plans.get(&signature, || Plans::new(sharding, rank, joint_keys, &request))?;
-        let (heads, kv_heads) = (plans.heads.heads(ulysses), plans.heads.kv_heads(ulysses));
+        let kv_heads = plans.heads.kv_heads(ulysses);
 
         let joint_tokens = request.joint_tokens();
         let joint_rows = portion(joint_tokens, sharding.outer, outer);
@@ -160,19 +160,7 @@ impl<C: Communicator> Reshard<C> {
             let (home, scratch) = Home::keep(scope, signature, (out, lse), query.shape())?;
             (Some(Back { home, plans: Arc::clone(&plans) }), scratch)
         };
-        let dense = mask.dense.map(|dense| mask_heads(dense, &heads)).transpose()?;
-        let mask = AttentionMask { dense, ..mask };
-        let runs = plans.query.part(outer).runs().map(|(at, run)| Piece::tokens(joint_rows.len() + at, run));
-        let frame = Frame {
-            mask,
-            query: plans.query,
-            key: plans.key,
-            keys,
-            joint: (joint_tokens, signature.joint.1),
-            outer,
-            rows: Pieces::of(core::iter::once(Piece::joint(0, Run::of(joint_rows.clone()))).chain(runs)),
-            batch: signature.query[0],
-        };
+        let frame = self.frame(&signature, &plans, keys, mask)?;
         let mask = match joint_keys {
             JointKeys::First => frame.call(scope, joint_tokens, Run::of(0..signature.key[1]))?,
             // Whoever drives the kernel masks each block by itself.
@@ -181,6 +169,65 @@ impl<C: Communicator> Reshard<C> {
         let call = AttentionCall { query, kv, mask, scale, out, lse };
         let joint = joint_kv.filter(|_| joint_keys == JointKeys::Apart);
         Ok((call, ReshardContext { signature, plans, frame, joint, back }))
+    }
+
+    /// [`pre`](Self::pre) for who exchanges queries, keys and values by himself: these are the caller's still, on the first
+    /// rank with the joint tokens before them. Masks and outputs are those of the heads inside.
+    pub(super) fn pre_outside<'a, T: Element>(
+        &mut self,
+        scope: Scope<'a, C::Device>,
+        request: AttentionRequest<'a, T, C::Device>,
+    ) -> Result<(AttentionCall<'a, T, C::Device>, Signature, DirectContext<'a, T, C::Device>)> {
+        let (sharding, joint_keys, rank) = (self.sharding, self.joint_keys, self.group.rank());
+        let (ulysses, outer) = sharding.place(rank);
+        let signature = request.signature(self.name, sharding);
+        let plans = self.plans.get(&signature, || Plans::new(sharding, rank, joint_keys, &request))?;
+        let (joint_tokens, heads) = (request.joint_tokens(), plans.heads.heads(ulysses));
+        let AttentionRequest { query, kv, keys, joint, mask, scale, out, lse, .. } = request;
+        let (query, kv) = match joint {
+            Some(joint) if rank == 0 => (
+                before(scope, joint.query, query)?,
+                KeyValue {
+                    key: before(scope, joint.kv.key, kv.key)?,
+                    value: before(scope, joint.kv.value, kv.value)?,
+                },
+            ),
+            _ => (query, kv),
+        };
+        let rows = joint_tokens + plans.query.part(outer).len();
+        let [batch, _, _, head_dim] = query.shape();
+        let shape = [batch, rows, heads.len(), head_dim];
+        let (home, (out, lse)) = Home::keep(scope, signature, (out, lse), shape)?;
+        let back = Some(Back { home, plans: Arc::clone(&plans) });
+        let frame = self.frame(&signature, &plans, keys, mask)?;
+        let mask = frame.call(scope, joint_tokens, Run::of(0..signature.key[1]))?;
+        let call = AttentionCall { query, kv, mask, scale, out, lse };
+        Ok((call, signature, DirectContext { name: self.name, back }))
+    }
+
+    /// What this rank must know of the whole sequence.
+    fn frame<'a>(
+        &self,
+        signature: &Signature,
+        plans: &Plans,
+        keys: KeyPlacement,
+        mask: AttentionMask<'a, C::Device>,
+    ) -> Result<Frame<'a, C::Device>> {
+        let (ulysses, outer) = self.sharding.place(self.group.rank());
+        let joint_rows = portion(signature.joint.0, self.sharding.outer, outer);
+        let heads = plans.heads.heads(ulysses);
+        let dense = mask.dense.map(|dense| mask_heads(dense, &heads)).transpose()?;
+        let runs = plans.query.part(outer).runs().map(|(at, run)| Piece::tokens(joint_rows.len() + at, run));
+        Ok(Frame {
+            mask: AttentionMask { dense, ..mask },
+            query: plans.query,
+            key: plans.key,
+            keys,
+            joint: signature.joint,
+            outer,
+            rows: Pieces::of(core::iter::once(Piece::joint(0, Run::of(joint_rows.clone()))).chain(runs)),
+            batch: signature.query[0],
+        })
     }
 
     /// Whether the kernel's rows are the caller's, in the caller's order: then it writes them where they belong.
@@ -342,7 +389,7 @@ impl<C: Communicator> Reshard<C> {
     }
 
     /// Waits for the queue, if the attribute asks for it.
-    fn settle(&self, scope: Scope<'_, C::Device>) -> Result<()> {
+    pub(super) fn settle(&self, scope: Scope<'_, C::Device>) -> Result<()> {
         if self.use_sync { C::Device::synchronize(scope.queue()) } else { Ok(()) }
     }
 }
@@ -386,6 +433,19 @@ fn place<T: Element, D: Device>(
 ) -> Result<()> {
     let length = part.shape()[1];
     scope.copy(part, destination.reborrow().narrow(1, start, length)?)
+}
+
+/// Two stretches of rows in one tensor.
+fn before<'a, T: Element, D: Device>(
+    scope: Scope<'a, D>,
+    first: View<'_, T, D>,
+    others: View<'_, T, D>,
+) -> Result<View<'a, T, D>> {
+    let ([batch, room, heads, head_dim], rows) = (first.shape(), others.shape()[1]);
+    let mut both = scope.take([batch, room + rows, heads, head_dim])?;
+    place(scope, &mut both, 0, first)?;
+    place(scope, &mut both, room, others)?;
+    Ok(both.into_view())
 }
 
 /// A dense mask as some of the heads see it.

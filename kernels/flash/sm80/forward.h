@@ -6,57 +6,12 @@
 // their values come; while the values are multiplied, the next keys.
 #pragma once
 #include "../pairs.h"
-#include "load.h"
 #include "output.h"
 #include "products.h"
 #include "runs.h"
+#include "ways.h"
 
 namespace attn::flash::sm80 {
-
-// Where a thread's part in a tile's keys and values is.
-template <class Tile>
-struct Ways {
-    const Shared<Tile> shared;
-    // Where its pieces of keys and values come from, of the first block.
-    const uint8_t *key_from, *value_from;
-
-    ATTN_DEVICE Ways(const Problem& p, const Place& place)
-        : shared(shared_base()),
-          key_from(first_piece(p.key, place, place.head / p.heads_per_kv)),
-          value_from(first_piece(p.value, place, place.head / p.heads_per_kv)) {}
-
-    ATTN_DEVICE static const uint8_t* first_piece(const AttnTensor& tensor, const Place& place, int head) {
-        return Loader<Tile>::piece(tensor, place.batch, Loader<Tile>::first_row(), head);
-    }
-
-    // Where its lane finds rows of matrices: found anew for each block, or the compiler would keep the address of every
-    // piece.
-    ATTN_DEVICE LaneRow<Tile> queries() const {
-        const int thread = opaque(thread_index()), lane = thread & 31;
-        return {shared.query, thread / 32 * 16 * Tile::strips + lane % 16, lane / 16};
-    }
-    ATTN_DEVICE LaneRow<Tile> keys() const {
-        const int lane = opaque(thread_index()) & 31;
-        return {shared.key, lane % 8 + lane / 16 * 8, lane / 8 % 2};
-    }
-    ATTN_DEVICE LaneRow<Tile> values() const {
-        const int lane = opaque(thread_index()) & 31;
-        return {shared.value, lane % 16, lane / 16};
-    }
-
-    template <bool Bounded>
-    ATTN_DEVICE void load_keys(const Problem& p, int block, int length) const {
-        const int64_t stride = p.key.seq_stride;
-        Loader<Tile>::template load_block<Bounded>(shared.key, key_from + 2 * Tile::keys * block * stride, stride,
-                                                   length - block * Tile::keys);
-    }
-    template <bool Bounded>
-    ATTN_DEVICE void load_values(const Problem& p, int block, int length) const {
-        const int64_t stride = p.value.seq_stride;
-        Loader<Tile>::template load_block<Bounded>(shared.value, value_from + 2 * Tile::keys * block * stride, stride,
-                                                   length - block * Tile::keys);
-    }
-};
 
 template <class Tile>
 struct Forward {
@@ -159,8 +114,8 @@ struct Forward {
     ATTN_DEVICE void attend(const Place& place) {
         Run run;
         if (!Runs<Tile>{p, place}.first(run)) return;
-        const Ways<Tile> ways(p, place);
-        Loader<Tile>::load_queries(ways.shared.query, p, place);
+        const Ways<Tile> ways(p, place, p.heads_per_kv);
+        ways.load_queries(p, p.query, place);
         ways.template load_keys<true>(p, run.top, key_length(p.mask, place.batch, p.seq_k));
         copy_async_commit();
         int block = run.top;

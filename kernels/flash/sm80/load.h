@@ -48,12 +48,13 @@ struct Loader {
     }
 
     // The queries of a tile; zeros for rows that there are not.
-    static ATTN_DEVICE void load_queries(SharedAddress query, const Problem& p, const Place& place) {
-        const SharedAddress to = Loader::place(query);
+    static ATTN_DEVICE void load_queries(SharedAddress shared, const flash::Problem& p, const AttnTensor& query,
+                                         const Place& place) {
+        const SharedAddress to = Loader::place(shared);
 #pragma unroll 1
         for (int row = 0; row < Tile::rows; row += step) {
             const int at = place.row_block * Tile::rows + first_row() + row;
-            const uint8_t* from = piece(p.query, place.batch, query_of<Tile>(p, at), head_of<Tile>(p, place, at));
+            const uint8_t* from = piece(query, place.batch, query_of<Tile>(p, at), head_of<Tile>(p, place, at));
 #pragma unroll
             for (int column = 0; column < columns; ++column) {
                 copy_async_16(to + row * Tile::row_bytes + column * sharers * 16, from + column * sharers * 16,

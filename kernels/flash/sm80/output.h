@@ -21,20 +21,16 @@ ATTN_DEVICE void transpose_quad(uint32_t (&words)[4]) {
     }
 }
 
-// Divides, rounds and stores the thread's two rows. Four lanes share a row: among them they turn 32 columns round, so that
-// each has eight that stand together.
+// Rounds and stores the thread's two rows. Four lanes share a row: among them they turn 32 columns round, so that each has
+// eight that stand together.
 template <class Tile, int N>
-ATTN_DEVICE void store_output(const Problem& p, const Place& place, int row, const RowPair& rows,
-                              float (&output)[N]) {
-    float factor[2];
-#pragma unroll
-    for (int r = 0; r < 2; ++r) factor[r] = rows.sum[r] == 0.0f ? 0.0f : 1.0f / rows.sum[r];
-    rescale(output, factor);
+ATTN_DEVICE void store_rounded(const flash::Problem& p, const AttnTensor& out, const Place& place, int row,
+                               const float (&output)[N]) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
-        uint16_t* to = static_cast<uint16_t*>(p.out.base) + place.batch * p.out.batch_stride +
-                       query_of<Tile>(p, at) * p.out.seq_stride + head_of<Tile>(p, place, at) * p.out.head_stride +
+        uint16_t* to = static_cast<uint16_t*>(out.base) + place.batch * out.batch_stride +
+                       query_of<Tile>(p, at) * out.seq_stride + head_of<Tile>(p, place, at) * out.head_stride +
                        8 * (thread_index() & 3);
 #pragma unroll
         for (int column = 0; column < Tile::head_dim; column += 32) {
@@ -48,6 +44,17 @@ ATTN_DEVICE void store_output(const Problem& p, const Place& place, int row, con
             if (at < p.rows) store_global_16(to + column, words);
         }
     }
+}
+
+// Divides before.
+template <class Tile, int N>
+ATTN_DEVICE void store_output(const Problem& p, const Place& place, int row, const RowPair& rows,
+                              float (&output)[N]) {
+    float factor[2];
+#pragma unroll
+    for (int r = 0; r < 2; ++r) factor[r] = rows.sum[r] == 0.0f ? 0.0f : 1.0f / rows.sum[r];
+    rescale(output, factor);
+    store_rounded<Tile>(p, p.out, place, row, output);
 }
 
 }  // namespace attn::flash::sm80

@@ -16,7 +16,7 @@ struct Run {
 // Runs are found from the one before, and nothing else is kept: the loop over a run's blocks needs all registers.
 template <class Tile>
 struct Runs {
-    const Problem& p;
+    const flash::Problem& p;
     const Place& place;
 
     // The first run, and the one after `run`: false if there is none.

@@ -4,14 +4,19 @@
 
 namespace attn::flash::sm80 {
 
-struct Problem : flash::Problem {
+struct Tensors {
     AttnTensor query, key, value, out;
 };
+
+struct Problem : flash::Problem, Tensors {};
 
 // Each of `Warps` warps has `Strips` strips of 16 queries; keys and values come in blocks of `Keys`.
 template <class Element_, int HeadDim, int Warps, int Strips, int Keys>
 struct Tile {
     using Element = Element_;
+    // Whose numbers queries and keys have in shared memory; another kernel's may differ from those of the values.
+    using QueryRows = Tile;
+    using KeyRows = Tile;
     static constexpr int head_dim = HeadDim, warps = Warps, strips = Strips, keys = Keys;
     static constexpr int threads = 32 * Warps, rows = 16 * Strips * Warps;
     // What a call asks for is asked when it runs: a call without a band has one that cuts nothing off, query heads are packed
@@ -69,8 +74,8 @@ struct Shared {
 
     ATTN_DEVICE explicit Shared(SharedAddress base) {
         query = (base + Tile::alignment - 1) & ~static_cast<SharedAddress>(Tile::alignment - 1);
-        key = query + Tile::query_bytes;
-        value = key + Tile::block_bytes;
+        key = query + Tile::QueryRows::query_bytes;
+        value = key + Tile::KeyRows::block_bytes;
     }
 };
 

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstring>
 
-#include "attn_sim/numbers.h"
 #include "cta.h"
 #include "descriptor.h"
+#include "elements.h"
 #include "fault.h"
 #include "tile_product.h"
 
@@ -25,42 +25,6 @@ struct InFlight {
 const InFlight& poison() {
     static const InFlight all;
     return all;
-}
-
-// The elements in some bytes, as floats.
-void widen(Element element, const uint8_t* bytes, int count, float* to, int step) {
-    for (int at = 0; at < count; to += step) {
-        if (depth_of(element) == 16) {
-            uint16_t half;
-            std::memcpy(&half, bytes + at, 2);
-            *to = element == Element::Bf16 ? bf16_to_float(half) : f16_to_float(half);
-            at += 2;
-        } else {
-            *to = element == Element::S8 ? static_cast<int8_t>(bytes[at]) : e4m3_to_float(bytes[at]);
-            ++at;
-        }
-    }
-}
-
-// Sums of integers are made in floats, which hold them exactly up to here: 2^24 is 2^10 products of the largest.
-constexpr int32_t most_exact = 1 << 24;
-
-void to_floats(std::vector<float>& sums) {
-    for (float& sum : sums) {
-        int32_t whole;
-        std::memcpy(&whole, &sum, 4);
-        if (whole > most_exact || whole < -most_exact) {
-            fault("a sum of integers, %d, is beyond 2^24, up to where the simulator is exact", whole);
-        }
-        sum = static_cast<float>(whole);
-    }
-}
-
-void to_integers(std::vector<float>& sums) {
-    for (float& sum : sums) {
-        const auto whole = static_cast<int32_t>(sum);
-        std::memcpy(&sum, &whole, 4);
-    }
 }
 
 // Where the accumulators of a thread of the warpgroup lie in the tile: calls each(index of a pair, row, column).
@@ -235,10 +199,10 @@ void TensorCores::execute(Warpgroup& warpgroup) {
     if (!operation.instruction.accumulate) {
         std::fill(sums.begin(), sums.end(), 0.0f);
     } else if (integers) {
-        to_floats(sums);
+        to_floats(sums.data(), static_cast<int>(sums.size()));
     }
     add_tile_product(sums.data(), a_, b_, 64, operation.instruction.n, depth_of(operation.instruction.element));
-    if (integers) to_integers(sums);
+    if (integers) to_integers(sums.data(), static_cast<int>(sums.size()));
     free_operations_.push_back(std::move(warpgroup.operations.front()));
     warpgroup.operations.erase(warpgroup.operations.begin());
     ++warpgroup.executed;

@@ -33,8 +33,8 @@ class WarpProducts {
 
     Cta& cta_;
     std::vector<Lane> lanes_;
-    // Of the product under way: [16][columns], and a strip, [16][16] and [16][columns].
-    float b_[16 * 256], a_[16 * 16], sums_[16 * 256];
+    // Of the product under way: [depth][columns], and a strip, [16][depth] and [16][columns].
+    float b_[32 * 256], a_[16 * 32], sums_[16 * 256];
 };
 
 }  // namespace attn::sim

@@ -161,6 +161,16 @@ void mma_shared(float (&d)[Strips][N], const uint32_t (&a)[Strips][4], const Sha
     sim::multiply_shared({sim::element_of<T>(), Strips}, {2 * N, Transposed}, sums, a, rows);
 }
 
+// Of 8-bit integers, not transposed.
+template <int Strips, int N>
+void mma_shared_s8(int32_t (&d)[Strips][N], const uint32_t (&a)[Strips][4], const SharedAddress (&rows)[N / 8]) {
+    float* sums[Strips];
+    for (int m = 0; m < Strips; ++m) {
+        sums[m] = reinterpret_cast<float*>(d[m]);
+    }
+    sim::multiply_shared({sim::Element::S8, Strips}, {2 * N, false}, sums, a, rows);
+}
+
 template <class T, int N, int TransB>
 struct Wgmma {
     static_assert(N % 8 == 0 && N >= 8 && N <= 256, "the N of a wgmma is a multiple of 8 from 8 to 256");

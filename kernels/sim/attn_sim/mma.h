@@ -6,7 +6,8 @@
 
 namespace attn::sim {
 
-// Two instructions m16n8k16 for each strip of 16 rows: 16 x 16 sums of products of 16 elements.
+// Two instructions m16n8k16, or m16n8k32 of bytes, for each strip of 16 rows: 16 x 16 sums of products of 16 or 32 elements.
+// Those of S8 are the bits of int32_t.
 struct Strips {
     Element element;
     int count;

@@ -236,7 +236,51 @@ void test_warp_product(WarpProduct* product) {
     expect(right, Transposed ? "the layouts of a warp's product, b transposed" : "the layouts of a warp's product");
 }
 
+// Of bytes: d[16][16] = a[16][32] b[32][16], each row of a and column of b 32 bytes in shared
+// memory, 48 bytes apart: in banks of their own.
+struct ByteProduct {
+    int8_t a[16 * 32], b[16 * 32];
+    int32_t d[16 * 16];
+};
+
+ATTN_KERNEL(32, 1) byte_product_kernel(ByteProduct* product) {
+    constexpr int apart = 48;
+    const SharedAddress a = aligned_base(), b = a + 16 * apart;
+    const int lane = thread_index();
+    uint32_t words[4];
+    for (int of = 0; of < 2; ++of) {
+        std::memcpy(words, (of == 0 ? product->a : product->b) + lane * 16, 16);
+        store_shared_16((of == 0 ? a : b) + lane / 2 * apart + lane % 2 * 16, words[0], words[1], words[2], words[3]);
+    }
+    warp_sync();
+    // Matrices of a: rows 0 to 7 and 8 to 15, then the same 16 bytes on; of b: 16 bytes on, then columns 8 to 15.
+    uint32_t fragment[1][4];
+    load_matrices<1>({a + lane % 16 * apart + lane / 16 * 16}, fragment);
+    int32_t d[1][8] = {};
+    mma_shared_s8(d, fragment, {b + (lane % 8 + lane / 16 * 8) * apart + lane / 8 % 2 * 16});
+    for (int i = 0; i < 8; ++i) {
+        product->d[(lane / 4 + i / 2 % 2 * 8) * 16 + i / 4 * 8 + lane % 4 * 2 + i % 2] = d[0][i];
+    }
+}
+
+inline void test_byte_product() {
+    ByteProduct product;
+    for (int i = 0; i < 16 * 32; ++i) {
+        product.a[i] = static_cast<int8_t>(i * 37 % 256 - 128);
+        product.b[i] = static_cast<int8_t>(i * 29 % 251 - 120);
+    }
+    passes("a warp's product of bytes", byte_product_kernel, LaunchShape{1, 32, 4096}, &product);
+    bool right = true;
+    for (int at = 0; at < 16 * 16; ++at) {
+        int sum = 0;
+        for (int k = 0; k < 32; ++k) sum += product.a[at / 16 * 32 + k] * product.b[at % 16 * 32 + k];
+        right = right && product.d[at] == sum;
+    }
+    expect(right, "the layout of a warp's product of bytes");
+}
+
 inline void test_warp_products() {
+    test_byte_product();
     const auto product = std::make_unique<WarpProduct>();
     test_warp_product<Bf16, false, false>(product.get());
     test_warp_product<F16, true, false>(product.get());

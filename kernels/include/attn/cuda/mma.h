@@ -88,4 +88,33 @@ ATTN_DEVICE void mma_shared(float (&d)[Strips][N], const uint32_t (&a)[Strips][4
     }
 }
 
+// d[16][8] += a[16][32] b[32][8] of 8-bit integers. Lanes hold four neighbours along k where 16-bit elements have two, so
+// matrices are loaded as if their elements had 16 bits.
+ATTN_DEVICE void mma_m16n8k32_s8(int32_t& d0, int32_t& d1, int32_t& d2, int32_t& d3, const uint32_t (&a)[4], uint32_t b0,
+                                 uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};"
+        : "+r"(d0), "+r"(d1), "+r"(d2), "+r"(d3)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// As mma_shared, of 8-bit integers, not transposed.
+template <int Strips, int N>
+ATTN_DEVICE void mma_shared_s8(int32_t (&d)[Strips][N], const uint32_t (&a)[Strips][4],
+                               const SharedAddress (&rows)[N / 8]) {
+#pragma unroll
+    for (int i = 0; i < N / 8; ++i) {
+        uint32_t b[4];
+        load_matrix_x4(rows[i], b);
+#pragma unroll
+        for (int m = 0; m < Strips; ++m) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+                int32_t* to = d[m] + 4 * (2 * i + half);
+                mma_m16n8k32_s8(to[0], to[1], to[2], to[3], a[m], b[2 * half], b[2 * half + 1]);
+            }
+        }
+    }
+}
+
 }  // namespace attn

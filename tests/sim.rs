@@ -67,13 +67,30 @@ mod mutants {
     }
 
     #[test]
-    fn sage_d64() {
-        crate::kernels::sage::a_bit_of_everything::<Simulator>(64);
+    fn sage_sm90_d64() {
+        sage(64, crate::kernels::sage::Which::Sm90);
     }
 
     #[test]
-    fn sage_d128() {
-        crate::kernels::sage::a_bit_of_everything::<Simulator>(128);
+    fn sage_sm90_d128() {
+        sage(128, crate::kernels::sage::Which::Sm90);
+    }
+
+    #[test]
+    fn sage_sm80_d64() {
+        sage(64, crate::kernels::sage::Which::Sm80);
+    }
+
+    #[test]
+    fn sage_sm80_d128() {
+        sage(128, crate::kernels::sage::Which::Sm80);
+    }
+
+    fn sage(head_dim: usize, which: crate::kernels::sage::Which) {
+        crate::kernels::sage::a_bit_of_everything::<Simulator>(crate::kernels::sage::Kernel {
+            head_dim,
+            which,
+        });
     }
 
     macro_rules! bits {

@@ -28,6 +28,13 @@ ATTN_DEVICE const float* value_scales(const Problem& p, const flash::Place& plac
     return p.value_scale + head * head_dim + 2 * (thread_index() & 3);
 }
 
+// `Scaled`: values are in 8 bits.
+template <bool Scaled>
+ATTN_DEVICE flash::Pair value_scale(const float* scales, int i) {
+    if constexpr (!Scaled) return {1.0f, 1.0f};
+    return *reinterpret_cast<const flash::Pair*>(scales + 8 * i);
+}
+
 // The largest product of a row, true.
 ATTN_DEVICE float true_max(const Problem& p, const flash::Place& place, int row, float max) {
     return max + of_query(p.tiles, p.query_mean, place, row);
@@ -52,15 +59,15 @@ ATTN_DEVICE void store_lse(const Problem& p, const flash::Place& place, int row,
 }
 
 // Divides and puts the values' scales back. A row that has attended nothing is zero whatever these are.
-template <int N>
+template <bool Scaled, int N>
 ATTN_DEVICE void finish_output(const Problem& p, const flash::Place& place, const Rows& rows, float (&output)[N]) {
-    const float* scales = value_scales(p, place, 2 * N);
+    const float* scales = Scaled ? value_scales(p, place, 2 * N) : nullptr;
     float inverse[2];
 #pragma unroll
     for (int r = 0; r < 2; ++r) inverse[r] = 1.0f / rows.sum[r];
 #pragma unroll
     for (int i = 0; i < N / 4; ++i) {
-        const flash::Pair scale = *reinterpret_cast<const flash::Pair*>(scales + 8 * i);
+        const flash::Pair scale = value_scale<Scaled>(scales, i);
 #pragma unroll
         for (int r = 0; r < 2; ++r) {
             const bool nothing = rows.sum[r] == 0.0f;
@@ -79,7 +86,7 @@ ATTN_DEVICE float* state_row(const AttnTensor& output, const flash::Place& place
 
 // Adds what this call has summed to the state: both become relative to the larger maximum. A row that has attended
 // nothing here leaves its state alone.
-template <int N>
+template <bool Scaled, int N>
 ATTN_DEVICE void join_state(const Problem& p, const flash::Place& place, int row, const Rows& rows,
                             const float (&output)[N]) {
     const flash::Problem& tiles = p.tiles;
@@ -94,7 +101,7 @@ ATTN_DEVICE void join_state(const Problem& p, const flash::Place& place, int row
     }
     // All four threads of a row have read what it had before one of them writes it.
     warp_sync();
-    const float* scales = value_scales(p, place, 2 * N);
+    const float* scales = Scaled ? value_scales(p, place, 2 * N) : nullptr;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
         const int at = row + 8 * r;
@@ -107,7 +114,7 @@ ATTN_DEVICE void join_state(const Problem& p, const flash::Place& place, int row
         float* to = state_row(tiles.state_output, place, at);
 #pragma unroll
         for (int i = 0; i < N / 4; ++i) {
-            const flash::Pair scale = *reinterpret_cast<const flash::Pair*>(scales + 8 * i);
+            const flash::Pair scale = value_scale<Scaled>(scales, i);
             flash::Pair* pair = reinterpret_cast<flash::Pair*>(to + 8 * i);
             // What stands in the output of a row that has attended nothing is not read.
             flash::Pair sum = {0.0f, 0.0f};

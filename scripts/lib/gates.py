@@ -84,7 +84,7 @@ class Tile:
 
 def judge(kernel):
     """Runs all gates for a kernel; what is wrong is added to its failures."""
-    tile = Tile.of(kernel.name) or warp_gates.WarpTile.of(kernel.name)
+    tile = Tile.of(kernel.name) or warp_gates.tile_of(kernel.name)
     if tile is not None:
         kernel.shared_bytes += tile.shared_bytes
     kernel.shared_bytes += sage_shared_bytes(kernel.name)
@@ -96,7 +96,7 @@ def judge(kernel):
         gates.append(copy_width)
     if "peak_kernel" in kernel.name:
         gates.append(peak_products)
-    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_(*PRODUCTS, "HMMA"))
+    kernel.hot_loops = kernel.code.innermost_loops(lambda each: each.is_(*PRODUCTS, "HMMA", "IMMA"))
     for gate in gates:
         kernel.failures.extend(dict.fromkeys(gate(kernel)))
 
@@ -283,6 +283,8 @@ def sage_shared_bytes(name):
 
 
 def sage_gates(kernel):
+    if "sage::sm80::" in kernel.name:
+        return warp_gates.SAGE_GATES
     if "::forward<" in kernel.name:
         return [sage_roles, sage_products, sage_order]
     # All others round tensors, but for one that adds up a few numbers.

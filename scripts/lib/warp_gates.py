@@ -17,7 +17,7 @@ class WarpTile:
     strips: int
     keys: int
 
-    PATTERN = re.compile(r"\bsm80::Tile<[^<>]*?, (\d+), (\d+), (\d+), (\d+)>")
+    PATTERN = re.compile(r"\bflash::sm80::Tile<[^<>]*?, (\d+), (\d+), (\d+), (\d+)>")
 
     @property
     def shared_bytes(self):
@@ -36,9 +36,13 @@ class WarpTile:
         return cls(*map(int, found.groups())) if found else None
 
 
+def tile_of(name):
+    return WarpTile.of(name) or SageTile.of(name)
+
+
 def occupancy(kernel):
     """A multiprocessor must find room for as many blocks as are meant."""
-    tile = WarpTile.of(kernel.name)
+    tile = tile_of(kernel.name)
     if tile is None:
         yield "the name holds no sm80::Tile<..>: what to expect is unknown"
         return
@@ -89,10 +93,49 @@ def hot_loop(kernel):
 
 def output_width(kernel):
     """Rows are stored sixteen bytes at a time, and queries copied so."""
-    tile = WarpTile.of(kernel.name)
+    tile = tile_of(kernel.name)
     stores = sum(each.is_("STG") and ".128" in each.opcode for each in kernel.code.instructions)
     if tile is not None and stores < 2 * tile.strips * tile.head_dim // 32:
         yield f"{stores} stores of 16 bytes instead of {2 * tile.strips * tile.head_dim // 32}"
 
 
+@dataclass
+class SageTile(WarpTile):
+    """The arguments of `Tile` in kernels/sage/sm80/tile.h."""
+
+    PATTERN = re.compile(r"\bsage::sm80::Tile<[^<>]*?, (\d+), (\d+), (\d+), (\d+)>")
+
+    @property
+    def shared_bytes(self):
+        """As in tile.h: queries and keys have a byte for each element, values two."""
+        return 128 + self.head_dim * (16 * self.strips * self.warps + 3 * self.keys)
+
+
+def sage_hot_loop(kernel):
+    """As `hot_loop`: scores by products of integers, without conversions; one load, of the keys' scale."""
+    tile = SageTile.of(kernel.name)
+    if tile is None or not kernel.hot_loops:
+        yield "no sage::sm80::Tile<..> in the name, or no loop with tensor core instructions"
+        return
+    loop = min(kernel.hot_loops, key=len)
+    count = lambda *opcodes: sum(each.is_(*opcodes) for each in loop)
+    keys, columns, depths = tile.keys // 16, tile.head_dim // 16, tile.head_dim // 32
+    pieces = tile.keys * tile.head_dim * 3 // 16 // (32 * tile.warps)
+    for what, found, expected in [
+        ("IMMA.16832", count("IMMA.16832"), 2 * tile.strips * keys * depths),
+        ("HMMA.16816", count("HMMA.16816"), 2 * tile.strips * keys * columns),
+        ("LDSM", count("LDSM"), depths * (tile.strips + keys) + keys * columns),
+        ("LDGSTS of 16 bytes", sum(each.is_("LDGSTS.E.BYPASS") and ".128" in each.opcode for each in loop), pieces),
+        ("BAR.SYNC", count("BAR.SYNC"), 2),
+        ("MUFU.EX2", count("MUFU.EX2"), tile.strips * (tile.keys // 2 + 2)),
+        ("global loads", count("LDG"), 1),
+        ("conversions", count("I2F", "I2FP"), 0),
+    ]:
+        if found != expected:
+            yield f"a hot loop with {found} {what} instead of {expected}"
+    if count("BRA", "BRX", "BSSY", "CALL") > 2 or count("ISETP") > 2 or count("FSEL") > 2 * tile.strips:
+        yield "branches or masks in the hot loop"
+
+
 GATES = [occupancy, hot_loop, output_width]
+SAGE_GATES = [occupancy, sage_hot_loop, output_width]

@@ -400,6 +400,7 @@ macro_rules! for_each_launcher {
             flash_sm80 = attn_flash_sm80: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             sdpa = attn_sdpa: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             sage_quantise = attn_sage_quantise: fn(call: *const Sage, stream: *mut c_void) -> c_int;
+            sage_sm80 = attn_sage_sm80: fn(call: *const Sage, stream: *mut c_void) -> c_int;
             sage_sm90 = attn_sage_sm90: fn(call: *const Sage, stream: *mut c_void) -> c_int;
             state_begin = attn_state_begin: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             state_finish = attn_state_finish: fn(call: *const StateCall, stream: *mut c_void) -> c_int;

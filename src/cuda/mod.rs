@@ -37,7 +37,7 @@ mod transfer;
 
 pub use architecture::Architecture;
 pub use attention::{
-    DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SageSm90, SdpaGpu, kernels, tuning,
+    DeviceMasks, FlashForm, FlashSm80, FlashSm90, KernelInfo, SageSm80, SageSm90, SdpaGpu, kernels, tuning,
 };
 #[cfg(feature = "cuda")]
 pub use cudarc;

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use attn::cuda::{self, DeviceMasks, FlashForm, FlashSm80, FlashSm90, Half, SageSm90, SdpaGpu};
+use attn::cuda::{self, DeviceMasks, FlashForm, FlashSm80, FlashSm90, Half, SageSm80, SageSm90, SdpaGpu};
 use attn::device::Arena;
 use attn::{
     AttentionCall, BlockMask, BlockSegments, CarriesState, Element, KeyLengths, KeyValue, Result, Run, Scope,
@@ -52,7 +52,7 @@ macro_rules! on_gpu {
     )*};
 }
 
-on_gpu!(FlashSm90 for Half, FlashSm80 for Half, SageSm90 for Half, SdpaGpu for Element);
+on_gpu!(FlashSm90 for Half, FlashSm80 for Half, SageSm80 for Half, SageSm90 for Half, SdpaGpu for Element);
 
 /// Does something with the kernel that a [`Which`] names.
 macro_rules! with {

@@ -57,6 +57,8 @@ pub struct EightBits {
     pub query: Vec<i8>,
     pub key: Vec<i8>,
     pub value: Vec<u8>,
+    /// The values as they were, `[batch, kv_heads, seq_k, head_dim]`.
+    whole_value: Vec<f64>,
     pub query_scale: Vec<f32>,
     pub key_scale: Vec<f32>,
     pub value_scale: Vec<f32>,
@@ -74,6 +76,7 @@ impl EightBits {
             query: vec![],
             key: vec![0; batch * kv_heads * seq_k * head_dim],
             value: vec![0; batch * kv_heads * head_dim * blocks * TILE],
+            whole_value: vec![],
             query_scale: vec![],
             key_scale: vec![1.0; batch * kv_heads * blocks * 4],
             value_scale: vec![],
@@ -111,6 +114,11 @@ impl EightBits {
                     all.value[to] = to_e4m3(value(token, d) * (1.0 / scales[d]));
                 }
             }
+            all.whole_value.extend(
+                (0..seq_k)
+                    .flat_map(|s| (0..head_dim).map(move |d| (s, d)))
+                    .map(|(s, d)| f64::from(value(s, d))),
+            );
             all.key_mean.extend(means);
             all.value_scale.extend(scales);
         }
@@ -130,8 +138,8 @@ impl EightBits {
     }
 
     /// Attention on them: online softmax over blocks of keys, those first of which not all pairs are attended; the sums of a
-    /// block exact. The bounds are not used.
-    pub fn attend(&self, case: &Case) -> Exact {
+    /// block exact. The bounds are not used. `values_too`: weights and values in 8 bits, or neither rounded.
+    pub fn attend(&self, case: &Case, values_too: bool) -> Exact {
         let &Case { batch, seq_q, heads, head_dim, .. } = case;
         let mut exact = Exact { out: vec![], bound: vec![], lse: vec![], lse_bound: vec![] };
         exact.out.resize(batch * seq_q * heads * head_dim, 0.0);
@@ -140,14 +148,21 @@ impl EightBits {
             for tile in (0..seq_q).step_by(TILE) {
                 let order = blocks_in_order(case, b, h, tile);
                 for i in tile..(tile + TILE).min(seq_q) {
-                    self.attend_row(case, [b, h, i], &order, &mut exact);
+                    self.attend_row(case, [b, h, i], &order, values_too, &mut exact);
                 }
             }
         }
         exact
     }
 
-    fn attend_row(&self, case: &Case, [b, h, i]: [usize; 3], order: &[usize], exact: &mut Exact) {
+    fn attend_row(
+        &self,
+        case: &Case,
+        [b, h, i]: [usize; 3],
+        order: &[usize],
+        values_too: bool,
+        exact: &mut Exact,
+    ) {
         let &Case { seq_q, seq_k, heads, kv_heads, head_dim, .. } = case;
         let (blocks, length) = (seq_k.div_ceil(TILE), case.length(b));
         let (row, kv) = ((b * heads + h) * seq_q + i, b * kv_heads + h / (heads / kv_heads));
@@ -176,6 +191,11 @@ impl EightBits {
             for (j, product, factor) in products {
                 let weight = f64::from(product.mul_add(factor, 8.0 - max)).exp2();
                 sum += weight;
+                if !values_too {
+                    let value = &self.whole_value[(kv * seq_k + j) * head_dim..][..head_dim];
+                    out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+                    continue;
+                }
                 let rounded = from_e4m3(to_e4m3(weight as f32));
                 let place = j / 16 * 16 + (0..16).find(|&place| token_at(place) == j % 16).unwrap();
                 for (d, out) in out.iter_mut().enumerate() {
@@ -188,7 +208,7 @@ impl EightBits {
         }
         let place = (b * seq_q + i) * heads + h;
         for (d, out) in out.iter().enumerate() {
-            let scale = f64::from(self.value_scale[kv * head_dim + d]);
+            let scale = if values_too { f64::from(self.value_scale[kv * head_dim + d]) } else { 1.0 };
             exact.out[place * head_dim + d] = out / sum * scale;
         }
         let shift = f64::from(max) + self.query_mean[row];

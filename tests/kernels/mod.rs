@@ -98,13 +98,15 @@ macro_rules! each_flash_of {
 
 /// Makes a test of each named function of `sage`, for one element type.
 macro_rules! each_sage {
-    ($element:ty; $rig:ty, $name:ident, $head_dim:literal: $($test:ident),* $(,)?) => {
+    ($element:ty; $rig:ty, $name:ident, $head_dim:literal, $which:ident: $($test:ident),* $(,)?) => {
         mod $name {
             use super::*;
+            use crate::kernels::sage::{Kernel, Which};
 
             $(#[test]
             fn $test() {
-                crate::kernels::sage::$test::<$element, $rig>($head_dim);
+                let kernel = Kernel { head_dim: $head_dim, which: Which::$which };
+                crate::kernels::sage::$test::<$element, $rig>(kernel);
             })*
         }
     };
@@ -168,8 +170,10 @@ macro_rules! kernel_tests {
             }
         }
 
-        kernel_tests!(sage half::f16; $rig, sage_d64, 64);
-        kernel_tests!(sage half::bf16; $rig, sage_d128, 128);
+        kernel_tests!(sage half::f16; $rig, sage_sm90_d64, 64, Sm90);
+        kernel_tests!(sage half::bf16; $rig, sage_sm90_d128, 128, Sm90);
+        kernel_tests!(sage half::bf16; $rig, sage_sm80_d64, 64, Sm80);
+        kernel_tests!(sage half::f16; $rig, sage_sm80_d128, 128, Sm80);
 
         each! { $rig, allocation: steady_calls_allocate_nothing }
         each! { $rig, copy:
@@ -282,8 +286,8 @@ macro_rules! kernel_tests {
             few_queries_share_a_tile,
         }
     };
-    (sage $element:ty; $rig:ty, $name:ident, $head_dim:literal) => {
-        each_sage! { $element; $rig, $name, $head_dim:
+    (sage $element:ty; $rig:ty, $name:ident, $head_dim:literal, $which:ident) => {
+        each_sage! { $element; $rig, $name, $head_dim, $which:
             tensors_in_8_bits_are_exact,
             zeros_are_attended_alike,
             lengths_round_the_borders_of_tiles,
@@ -295,6 +299,7 @@ macro_rules! kernel_tests {
             hops_carry_the_state,
             a_state_goes_on_in_other_kernels,
             a_nan_is_not_hidden,
+            a_nan_survives_the_next_hop,
             results_do_not_depend_on_the_order_of_threads,
         }
     };

@@ -2,7 +2,7 @@
 
 use core::ops::Range;
 
-use attn::cuda::{self, FlashForm, FlashSm90, Half, SageSm90, probe};
+use attn::cuda::{self, FlashSm80, FlashSm90, Half, SageSm80, SageSm90, probe};
 use attn::device::Arena;
 use attn::tensor::TensorLayout;
 use attn::{CarriesState, DType, Tensor, View};
@@ -13,6 +13,41 @@ use crate::kernels::case::{Case, Dense, Exact, Inputs, Segments, exact, flat};
 use crate::kernels::eight_bits::EightBits;
 use crate::kernels::rig::{DeviceOf, Held, Place, Rig};
 use crate::support::Random;
+
+/// One of the kernels, for a head_dim.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    pub head_dim: usize,
+    pub which: Which,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Hopper's: weights and values in 8 bits too.
+    Sm90,
+    /// Every card's since Ampere.
+    Sm80,
+}
+
+fn at_once<T: Half, R: Rig>(queue: R::Queue, case: &Case, inputs: &Inputs<T>, which: Which) -> Written<T> {
+    match which {
+        Which::Sm90 => run_at_once::<T, R, _>(queue, case, inputs, &SageSm90, true),
+        Which::Sm80 => run_at_once::<T, R, _>(queue, case, inputs, &SageSm80, true),
+    }
+}
+
+fn in_hops<T: Half, R: Rig>(
+    queue: R::Queue,
+    case: &Case,
+    inputs: &Inputs<T>,
+    which: Which,
+    hops: &[Range<usize>],
+) -> Written<T> {
+    match which {
+        Which::Sm90 => run_in_hops::<T, R, _>(queue, case, inputs, &SageSm90, hops),
+        Which::Sm80 => run_in_hops::<T, R, _>(queue, case, inputs, &SageSm80, hops),
+    }
+}
 
 /// What the numbers are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,38 +104,43 @@ fn check_lse(what: &str, lse: Option<&[f32]>, right: &[f64], most: f64) {
 }
 
 /// Rounded tensors differ from what was rounded by this much at most, of the result's size, unless single channels are
-/// large.
-const OF_ROUNDING: f64 = 5e-2;
+/// large: queries and keys alone, and with weights and values.
+const fn of_rounding(which: Which) -> f64 {
+    match which {
+        Which::Sm90 => 5e-2,
+        Which::Sm80 => 2e-2,
+    }
+}
 const OF_ROUNDING_LSE: f64 = 8e-2;
 
 /// That a result is what the tensors in 8 bits give, and near what the numbers themselves give.
 #[track_caller]
-fn check<T: Half>(case: &Case, numbers: Numbers, inputs: &Inputs<T>, (out, lse): &Written<T>) {
-    let what = format!("{numbers:?}, {}; {case:?}", T::DTYPE);
+fn check<T: Half>(case: &Case, numbers: Numbers, which: Which, inputs: &Inputs<T>, (out, lse): &Written<T>) {
+    let what = format!("{which:?}, {numbers:?}, {}; {case:?}", T::DTYPE);
     assert!(out.iter().all(|out| out.to_f32().is_finite()), "{what}");
-    let same: Exact = EightBits::of(case, inputs).attend(case);
+    let same: Exact = EightBits::of(case, inputs).attend(case, which == Which::Sm90);
     let off = distance(out, &same.out);
-    // Half a unit in the last place of the result.
+    // Half a unit in the last place of the result, and of weights in 16 bits.
     let most = if T::DTYPE == DType::F16 { 1e-3 } else { 3e-3 };
     assert!(off <= most, "{what}: relative error {off:e} to attention in 8 bits, at most {most:e}");
     check_lse(&what, lse.as_deref(), &same.lse, 1e-4);
     if numbers != Outliers {
         let right = exact(case, inputs);
-        let off = distance(out, &right.out);
-        assert!(off <= OF_ROUNDING, "{what}: relative error {off:e}, at most {OF_ROUNDING:e}");
+        let (off, most) = (distance(out, &right.out), of_rounding(which));
+        assert!(off <= most, "{what}: relative error {off:e}, at most {most:e}");
         check_lse(&what, lse.as_deref(), &right.lse, OF_ROUNDING_LSE);
     }
 }
 
 #[track_caller]
-fn verify<T: Half, R: Rig>(case: &Case, numbers: Numbers) {
+fn verify<T: Half, R: Rig>(case: &Case, numbers: Numbers, which: Which) {
     let Some(queue) = R::queue(case.seed()) else { return };
     let inputs = inputs::<T>(case, numbers);
-    check(case, numbers, &inputs, &run_at_once::<T, R, _>(queue, case, &inputs, &SageSm90, true));
+    check(case, numbers, which, &inputs, &at_once::<T, R>(queue, case, &inputs, which));
 }
 
 /// Each byte and each scale is what it must be.
-pub fn tensors_in_8_bits_are_exact<T: Half, R: Rig>(head_dim: usize) {
+pub fn tensors_in_8_bits_are_exact<T: Half, R: Rig>(Kernel { head_dim, .. }: Kernel) {
     let place = Place::sliced(TensorLayout::Bhsd);
     let case = Case::new(70, 300, head_dim).heads(2, 4, 2);
     for (case, numbers) in [
@@ -173,7 +213,7 @@ fn bytes_of(floats: &[f32]) -> Vec<u8> {
 }
 
 /// Lengths round the borders of tiles, of all numbers.
-pub fn lengths_round_the_borders_of_tiles<T: Half, R: Rig>(head_dim: usize) {
+pub fn lengths_round_the_borders_of_tiles<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     for (queries, keys, numbers) in [
         (1, 1, Normal),
         (63, 129, Normal),
@@ -183,12 +223,12 @@ pub fn lengths_round_the_borders_of_tiles<T: Half, R: Rig>(head_dim: usize) {
         (64, 1100, Offset),
         (200, 300, Outliers),
     ] {
-        verify::<T, R>(&Case::new(queries, keys, head_dim), numbers);
+        verify::<T, R>(&Case::new(queries, keys, head_dim), numbers, which);
     }
 }
 
 /// Every kind of band, and rows that attend nothing.
-pub fn bands_of_every_kind<T: Half, R: Rig>(head_dim: usize) {
+pub fn bands_of_every_kind<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     const FAR: i64 = 1 << 40;
     let case = Case::new(200, 500, head_dim);
     let cases = [
@@ -204,38 +244,38 @@ pub fn bands_of_every_kind<T: Half, R: Rig>(head_dim: usize) {
         Case::new(1, 1100, head_dim).band(1024, FAR),
     ];
     for case in cases {
-        verify::<T, R>(&case, Normal);
+        verify::<T, R>(&case, Normal, which);
     }
 }
 
 /// Queries of zeros attend all keys alike, also where a group of keys has none or is zero: no scale is too small to be
 /// multiplied by another.
-pub fn zeros_are_attended_alike<T: Half, R: Rig>(head_dim: usize) {
+pub fn zeros_are_attended_alike<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     for keys in [1, 129, 134] {
-        verify::<T, R>(&Case { spread: 0.0, ..Case::new(70, keys, head_dim) }, Normal);
+        verify::<T, R>(&Case { spread: 0.0, ..Case::new(70, keys, head_dim) }, Normal, which);
     }
 }
 
 /// Query heads that share key heads, several batch rows: more tiles than a block of threads takes at once.
-pub fn heads_share_keys<T: Half, R: Rig>(head_dim: usize) {
+pub fn heads_share_keys<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     for (heads, kv_heads) in [(4, 4), (6, 2), (5, 1)] {
-        verify::<T, R>(&Case::new(70, 150, head_dim).heads(2, heads, kv_heads), Offset);
+        verify::<T, R>(&Case::new(70, 150, head_dim).heads(2, heads, kv_heads), Offset, which);
     }
-    verify::<T, R>(&Case::new(210, 260, head_dim).heads(2, 6, 3).causal(), Normal);
+    verify::<T, R>(&Case::new(210, 260, head_dim).heads(2, 6, 3).causal(), Normal, which);
 }
 
 /// Padded keys hold NaN and reach nobody.
-pub fn padding_reaches_nobody<T: Half, R: Rig>(head_dim: usize) {
+pub fn padding_reaches_nobody<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     let case = Case::new(100, 300, head_dim).heads(4, 2, 1);
     for lengths in [&[0, 1, 300, 128], &[129, 257, i32::MAX, i32::MIN]] {
         let case = Case { lengths: Some(lengths), ..case };
-        verify::<T, R>(&case, Offset);
-        verify::<T, R>(&case.band(-40, 160), Normal);
+        verify::<T, R>(&case, Offset, which);
+        verify::<T, R>(&case.band(-40, 160), Normal, which);
     }
 }
 
 /// Segments and dense masks, with bands and lengths.
-pub fn masks_of_every_kind<T: Half, R: Rig>(head_dim: usize) {
+pub fn masks_of_every_kind<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     let case = Case::new(200, 400, head_dim).heads(2, 2, 1);
     let segments = |segments| Case { segments: Some(segments), ..case };
     let dense = |dense| Case { dense: Some(dense), ..case };
@@ -250,24 +290,25 @@ pub fn masks_of_every_kind<T: Half, R: Rig>(head_dim: usize) {
         // More blocks than a warp looks at at a time.
         Case { dense: Some(Dense::Squares(64)), ..Case::new(64, 4400, head_dim) },
     ] {
-        verify::<T, R>(&case, Normal);
+        verify::<T, R>(&case, Normal, which);
     }
 }
 
 /// Tensors cut out of larger ones, in every order of axes.
-pub fn any_layout_will_do<T: Half, R: Rig>(head_dim: usize) {
+pub fn any_layout_will_do<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     for layout in [TensorLayout::Bshd, TensorLayout::Bhsd] {
         let place = Place::sliced(layout);
         verify::<T, R>(
             &Case { place, lse: Some(place), ..Case::new(150, 140, head_dim).heads(2, 4, 2) },
             Normal,
+            which,
         );
     }
-    verify::<T, R>(&Case { lse: None, ..Case::new(40, 40, head_dim) }, Normal);
+    verify::<T, R>(&Case { lse: None, ..Case::new(40, 40, head_dim) }, Normal, which);
 }
 
 /// Four hops of a ring, each with a mean key and scales of its own, are as near as one call.
-pub fn hops_carry_the_state<T: Half, R: Rig>(head_dim: usize) {
+pub fn hops_carry_the_state<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     let case = Case::new(150, 560, head_dim).heads(2, 4, 2);
     let hops = [280..420, 0..140, 420..560, 140..280];
     for (case, numbers) in [
@@ -279,8 +320,8 @@ pub fn hops_carry_the_state<T: Half, R: Rig>(head_dim: usize) {
         let (Some(queue), Some(other)) = (R::queue(case.seed()), R::queue(1)) else { return };
         let inputs = inputs::<T>(&case, numbers);
         let right = exact(&case, &inputs);
-        let (once, _) = run_at_once::<T, R, _>(queue, &case, &inputs, &SageSm90, false);
-        let (out, lse) = run_in_hops::<T, R, _>(other, &case, &inputs, &SageSm90, &hops);
+        let (once, _) = at_once::<T, R>(queue, &case, &inputs, which);
+        let (out, lse) = in_hops::<T, R>(other, &case, &inputs, which, &hops);
         let (once, off) = (distance(&once, &right.out), distance(&out, &right.out));
         let what = format!("hops, {numbers:?}, {}; {case:?}", T::DTYPE);
         assert!(off <= 1.3 * once, "{what}: relative error {off:e} in hops, {once:e} at once");
@@ -288,8 +329,22 @@ pub fn hops_carry_the_state<T: Half, R: Rig>(head_dim: usize) {
     }
 }
 
-/// A state may go from this kernel to flash and back.
-pub fn a_state_goes_on_in_other_kernels<T: Half, R: Rig>(head_dim: usize) {
+/// A state may go from this kernel to flash, and on to the other card's.
+pub fn a_state_goes_on_in_other_kernels<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
+    match which {
+        Which::Sm90 => {
+            a_state_goes_on::<T, R, _, _, _>(head_dim, &SageSm90, &FlashSm90::default(), &SageSm80)
+        }
+        Which::Sm80 => a_state_goes_on::<T, R, _, _, _>(head_dim, &SageSm80, &FlashSm80, &SageSm90),
+    }
+}
+
+fn a_state_goes_on<T: Half, R: Rig, A, B, C>(head_dim: usize, first: &A, second: &B, third: &C)
+where
+    A: CarriesState<DeviceOf<R>, T>,
+    B: CarriesState<DeviceOf<R>, T>,
+    C: CarriesState<DeviceOf<R>, T>,
+{
     let case = Case { lse: Some(Place::BSHD), ..Case::new(130, 390, head_dim).heads(1, 2, 1) };
     let Some(queue) = R::queue(5) else { return };
     let inputs = inputs::<T>(&case, Offset);
@@ -298,88 +353,92 @@ pub fn a_state_goes_on_in_other_kernels<T: Half, R: Rig>(head_dim: usize) {
     let (mut out, mut lse) = loaded.outputs(&case);
     let mut arena = Arena::<DeviceOf<R>>::default();
     let scope = arena.open(queue).unwrap();
-    let (sage, flash, host) = (SageSm90, FlashSm90::new(FlashForm::Auto), HostMasks::default());
-    let mut state = CarriesState::<DeviceOf<R>, T>::begin(&sage, scope, case.query_shape()).unwrap();
+    let host = HostMasks::default();
+    let mut state = first.begin(scope, case.query_shape()).unwrap();
     let (query, scale) = (|| loaded.query.view(), case.softmax_scale());
     let part = |keys: Range<usize>| (loaded.kv(&keys), loaded.mask(&case, &host, &keys));
     let (kv, mask) = part(0..130);
-    sage.step(scope, query(), kv, &mask, scale, &mut state).unwrap();
+    first.step(scope, query(), kv, &mask, scale, &mut state).unwrap();
     let (kv, mask) = part(130..260);
-    flash.step(scope, query(), kv, &mask, scale, &mut state).unwrap();
+    second.step(scope, query(), kv, &mask, scale, &mut state).unwrap();
     let (kv, mask) = part(260..390);
-    sage.step(scope, query(), kv, &mask, scale, &mut state).unwrap();
-    CarriesState::<DeviceOf<R>, T>::finish(
-        &sage,
-        scope,
-        state,
-        out.view_mut(),
-        lse.as_mut().map(Held::view_mut),
-    )
-    .unwrap();
+    third.step(scope, query(), kv, &mask, scale, &mut state).unwrap();
+    third.finish(scope, state, out.view_mut(), lse.as_mut().map(Held::view_mut)).unwrap();
     let right = exact(&case, &inputs);
     let off = distance(&out.read(queue, "out"), &right.out);
-    assert!(off <= OF_ROUNDING, "relative error {off:e}");
+    assert!(off <= of_rounding(Which::Sm90), "relative error {off:e}");
     check_lse("mixed", Some(&lse.unwrap().read(queue, "lse")), &right.lse, OF_ROUNDING_LSE);
 }
 
 /// A number that is none is not hidden, and does not reach other heads or batch rows.
-pub fn a_nan_is_not_hidden<T: Half, R: Rig>(head_dim: usize) {
+pub fn a_nan_is_not_hidden<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     let case = Case::new(70, 100, head_dim).heads(2, 2, 2);
     let Some(queue) = R::queue(4) else { return };
     let [_, seq, heads, _] = case.query_shape();
     let (at_query, at_key) = ([1, 69, 0, 5], [1, 99, 0, 5]);
     for bad in [f32::NAN, f32::INFINITY] {
-        for which in 0..3 {
+        for place in 0..3 {
             let mut inputs = case.inputs::<T>();
             let bad = T::from_f32(bad);
-            match which {
+            match place {
                 0 => inputs.query[flat(case.query_shape(), at_query)] = bad,
                 1 => inputs.key[flat(case.key_shape(), at_key)] = bad,
                 _ => inputs.value[flat(case.key_shape(), at_key)] = bad,
             }
-            let (out, _) = run_at_once::<T, R, _>(queue.clone(), &case, &inputs, &SageSm90, true);
+            let (out, _) = at_once::<T, R>(queue.clone(), &case, &inputs, which);
             for (i, out) in out.iter().enumerate() {
                 let (b, s, h) =
                     (i / (seq * heads * head_dim), i / (heads * head_dim) % seq, i / head_dim % heads);
-                let reached = match which {
+                let reached = match place {
                     0 => [b, s, h] == at_query[..3],
                     1 => (b, h) == (1, 0),
                     _ => (b, h, i % head_dim) == (1, 0, 5),
                 };
-                assert_eq!(!out.to_f32().is_finite(), reached, "element {i}, {which}: {out:?}");
+                assert_eq!(!out.to_f32().is_finite(), reached, "element {i}, {place}: {out:?}");
             }
         }
     }
 }
 
+/// A row that has met nothing but NaN has met something: the next hop does not start it anew.
+pub fn a_nan_survives_the_next_hop<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
+    let Some(queue) = R::queue(5) else { return };
+    let case = Case::new(70, 100, head_dim);
+    // The mean of infinities makes a true maximum of -inf for some queries, and the products are no numbers.
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut inputs = case.inputs::<T>();
+        inputs.key[5] = T::from_f32(bad);
+        let (out, lse) = in_hops::<T, R>(queue.clone(), &case, &inputs, which, &[0..10, 10..100]);
+        assert!(out.iter().all(|out| out.to_f32().is_nan()), "{bad} that every query attends is forgotten");
+        assert!(lse.iter().flatten().all(|lse| lse.is_nan()), "the log-sum-exp has forgotten {bad}");
+    }
+}
+
 /// The same inputs give the same bits, whatever the order of threads.
-pub fn results_do_not_depend_on_the_order_of_threads<T: Half, R: Rig>(head_dim: usize) {
+pub fn results_do_not_depend_on_the_order_of_threads<T: Half, R: Rig>(Kernel { head_dim, which }: Kernel) {
     let case = Case::new(200, 390, head_dim).heads(1, 3, 1).causal();
     let inputs = inputs::<T>(&case, Offset);
     let queues: Vec<_> = (0..3).map_while(R::queue).collect();
-    let runs: Vec<_> = queues
-        .iter()
-        .map(|queue| run_at_once::<T, R, _>(queue.clone(), &case, &inputs, &SageSm90, true))
-        .collect();
+    let runs: Vec<_> =
+        queues.iter().map(|queue| at_once::<T, R>(queue.clone(), &case, &inputs, which)).collect();
     assert!(runs.windows(2).all(|pair| pair[0] == pair[1]));
     let hops = [200..390, 0..200];
-    let runs: Vec<_> = queues
-        .into_iter()
-        .map(|queue| run_in_hops::<T, R, _>(queue, &case, &inputs, &SageSm90, &hops))
-        .collect();
+    let runs: Vec<_> =
+        queues.into_iter().map(|queue| in_hops::<T, R>(queue, &case, &inputs, which, &hops)).collect();
     assert!(runs.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
 /// Much of the above in little time: what a fault planted in the kernels must not survive.
-pub fn a_bit_of_everything<R: Rig>(head_dim: usize) {
-    tensors_in_8_bits_are_exact::<bf16, R>(head_dim);
+pub fn a_bit_of_everything<R: Rig>(kernel: Kernel) {
+    let Kernel { head_dim, which } = kernel;
+    tensors_in_8_bits_are_exact::<bf16, R>(kernel);
     let case = Case::new(200, 370, head_dim).heads(2, 4, 2);
-    verify::<bf16, R>(&Case { lengths: Some(&[129, 300]), ..case }, Offset);
+    verify::<bf16, R>(&Case { lengths: Some(&[129, 300]), ..case }, Offset, which);
     // Enough blocks of keys for each stage of the rings to be used again within a tile.
-    verify::<bf16, R>(&Case::new(130, 1200, head_dim), Outliers);
-    verify::<bf16, R>(&case.heads(1, 6, 3).band(-150, 40), Normal);
+    verify::<bf16, R>(&Case::new(130, 1200, head_dim), Outliers, which);
+    verify::<bf16, R>(&case.heads(1, 6, 3).band(-150, 40), Normal, which);
     let place = Place::sliced(TensorLayout::Bhsd);
     let masked = Case { segments: Some(Segments::Packed(150)), place, lse: Some(place), ..case };
-    verify::<bf16, R>(&masked, Normal);
-    hops_carry_the_state::<bf16, R>(head_dim);
+    verify::<bf16, R>(&masked, Normal, which);
+    hops_carry_the_state::<bf16, R>(kernel);
 }

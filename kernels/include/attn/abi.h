@@ -124,6 +124,8 @@ typedef struct AttnSage {
 int attn_sage_quantise(const AttnSage* call, void* stream);
 // For compute capability 9.0. Reads the tensors, and of `attention` neither query, key nor value.
 int attn_sage_sm90(const AttnSage* call, void* stream);
+// For compute capability 8.0 and later. Of `attention` it reads `value`, of the tensors all but `value` and value_scale.
+int attn_sage_sm80(const AttnSage* call, void* stream);
 
 // The carried state of flash: begin marks every row as having attended nothing; finish divides, casts, and writes
 // `out` and, if lse.base is not null, the natural log-sum-exp, state_max * ln(2) + ln(state_sum).

@@ -264,10 +264,10 @@ struct Consumer {
         // Found anew, so that it takes no registers in the loops.
         flash::place_of<Tile>(p.tiles, opaque(round) / 2, place);
         if (p.carried) {
-            join_state(p, place, first_row(place), rows, output);
+            join_state<true>(p, place, first_row(place), rows, output);
         } else {
             store_lse(p, place, first_row(place), rows);
-            finish_output(p, place, rows, output);
+            finish_output<true>(p, place, rows, output);
             write_output(place);
         }
     }

@@ -72,6 +72,8 @@ pub(super) static FLASH_SM80: KernelInfo = KernelInfo { needs: Architecture::Amp
 pub(super) static SAGE_SM90: KernelInfo =
     KernelInfo { name: "sage", head_dims: Some(&[64, 128]), ..FLASH_SM90 };
 
+pub(super) static SAGE_SM80: KernelInfo = KernelInfo { needs: Architecture::Ampere, ..SAGE_SM90 };
+
 pub(super) static SDPA: KernelInfo = KernelInfo {
     name: "sdpa",
     needs: Architecture::Ampere,
@@ -82,8 +84,14 @@ pub(super) static SDPA: KernelInfo = KernelInfo {
 };
 
 /// All of them: for each name the one that suits a card best comes first.
-pub fn kernels() -> [(&'static str, &'static KernelInfo); 4] {
-    [("flash/sm90", &FLASH_SM90), ("flash/sm80", &FLASH_SM80), ("sage/sm90", &SAGE_SM90), ("sdpa", &SDPA)]
+pub fn kernels() -> [(&'static str, &'static KernelInfo); 5] {
+    [
+        ("flash/sm90", &FLASH_SM90),
+        ("flash/sm80", &FLASH_SM80),
+        ("sage/sm90", &SAGE_SM90),
+        ("sage/sm80", &SAGE_SM80),
+        ("sdpa", &SDPA),
+    ]
 }
 
 impl KernelInfo {

@@ -198,7 +198,7 @@ fn upload_to<D: Launches>(
         Error::Capturing { .. } => Error::Capturing {
             what: "copying key lengths or segments from the host",
             cure: "capture calls without them, or give them in memory of the GPU to `forward_with` of \
-                   `cuda::FlashSm90`, `cuda::FlashSm80`, `cuda::SdpaGpu` or `cuda::SageSm90`",
+                   `cuda::FlashSm90`, `cuda::FlashSm80`, `cuda::SdpaGpu`, `cuda::SageSm90` or `cuda::SageSm80`",
         },
         other => other,
     })

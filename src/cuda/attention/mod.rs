@@ -17,7 +17,7 @@ use tuning::Asked;
 pub use flash::{FlashForm, FlashSm80, FlashSm90};
 pub use kernel::{KernelInfo, kernels};
 pub use masks::DeviceMasks;
-pub use sage::{Quantised, SageSm90, quantise};
+pub use sage::{Quantised, SageSm80, SageSm90, quantise};
 pub use sdpa::SdpaGpu;
 
 pub(crate) use flash::flash_for;

@@ -45,9 +45,9 @@
 //! | communicator | threads ([`World::threads`]), processes over TCP ([`World::from_env`]), a [type of your own](Communicator) | what the session is opened on |
 //! | device | [`Cpu`], `cuda::Cuda` | the communicator |
 //!
-//! Feature flags: `sdpa` and `flash` (kernels, both on), `sage` (in 8 bits, for GPUs), `cli` (the program `attn`, on), `cuda` (NVIDIA GPUs of compute
-//! capability 9.0; needs nvcc), `sim` (the GPU's kernels on the host, for tests; needs a C++ compiler). Library users who
-//! want fewer dependencies say `default-features = false, features = ["flash"]`.
+//! Feature flags: `sdpa` and `flash` (kernels, both on), `sage` (in 8 bits, for GPUs), `cli` (the program `attn` with all three,
+//! on), `cuda` (NVIDIA GPUs of compute capability 8.0 and later; needs nvcc), `sim` (the GPU's kernels on the host, for tests;
+//! needs a C++ compiler). Library users who want fewer dependencies say `default-features = false, features = ["flash"]`.
 
 pub use attn_macros::parallel_attention;
 #[cfg(feature = "flash")]

@@ -3,8 +3,8 @@
 
     python3 peers.py --attn ./attn [--only SUBSTRING] [--rounds N] [--json FILE]
 
-For each shape, ours and the peers are timed one after the other, `rounds` times over; the table gives medians of all
-timings, in TFLOP/s, and the ratio of what users get (`auto`) to the faster peer. Causal products are counted half. The
+For each shape, ours and the peers are timed one after the other, `rounds` times over, at a sequence of 8192 the kernels in 8
+bits too; the table gives medians of all timings, in TFLOP/s, and the ratio of what users get (`auto`) to the faster peer. Causal products are counted half. The
 first lines give the ceilings of this GPU as PyTorch reaches them, a large matrix product and a large copy, and how near
 the copy kernel comes to a plain copy. Exit code 1 if a bar is missed or could not be judged.
 """
@@ -32,8 +32,9 @@ BARS = {64: 1.0, 128: 1.0, 256: 1.1}
 SM80_BAR = 0.95
 COPY_BAR = 0.9
 PEERS = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
-# `auto` each round; the others in the first alone, to see whether the table of shapes chooses well.
-FORMS = ("auto", "simple", "overlapped", "sm80")
+# `auto` each round; the others in the first alone, to see whether the table of shapes chooses well, and what 8 bits save.
+FORMS = ("auto", "simple", "overlapped", "sm80", "sage", "sage sm80")
+SAGE_HEAD_DIMS = (64, 128)
 
 
 def milliseconds(work, runs=10):
@@ -69,11 +70,18 @@ def bench(program, *options):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def form_options(form):
+    """What `attn bench` calls a column of the table."""
+    if not form.startswith("sage"):
+        return ["--form", form]
+    return ["--backend", "sage", "--form", form.removeprefix("sage").strip() or "auto"]
+
+
 def ours(program, shape, form, gemm_tflops):
     batch, seq, heads, kv_heads, head_dim, causal = shape
     rows = bench(
         program, "--shape", f"{batch},{seq},{heads},{head_dim}", "--kv-heads", str(kv_heads),
-        "--mask", "causal" if causal else "none", "--runs", "10", "--form", form,
+        "--mask", "causal" if causal else "none", "--runs", "10", *form_options(form),
         "--gemm-tflops", f"{gemm_tflops:.1f}",
     )  # fmt: skip
     return rows[0]["median_ms"]
@@ -103,6 +111,8 @@ def measure(arguments, shape, gemm_tflops):
     times = {}
     for turn in range(arguments.rounds):
         for form in FORMS if turn == 0 else FORMS[:1]:
+            if form.startswith("sage") and (shape[1] != 8192 or shape[4] not in SAGE_HEAD_DIMS):
+                continue
             times.setdefault(form, []).append(ours(arguments.attn, shape, form, gemm_tflops))
         for label, backend in PEERS.items():
             times.setdefault(label, []).append(peer(backend, shape))

@@ -41,6 +41,8 @@ fn command_lines_that_are_wrong() {
     let folder = folder();
     refuse(&folder, &["--strategy", "rings"], 2, &["'rings'", "none, ulysses, ring", "'ring'"]);
     refuse(&folder, &["--backend", "flush"], 2, &["flash, sdpa", "'flash'"]);
+    refuse(&folder, &["--backend", "sage"], 2, &["`sage`", "--device cuda"]);
+    fail(folder.path(), &["--backend", "sage"], 2, &["`sage`", "--device cuda"]);
     refuse(&folder, &["--ranks", "0"], 2, &["0 is not between 1 and 1024"]);
     refuse(&folder, &["--ranks", "1025"], 2, &["1025 is not between 1 and 1024"]);
     refuse(&folder, &["--ranks", "two"], 2, &["expected a number between 1 and 1024"]);

@@ -202,6 +202,7 @@ fn what_makes_no_sense_is_refused() {
     }
     refuse(&["--device", "gpu"], 2, &["cpu, cuda"]);
     refuse(&["--form", "simple"], 2, &["`--form`", "--device cuda"]);
+    refuse(&["--backend", "sage"], 2, &["`sage`", "--device cuda"]);
     refuse(&["--threads", "1024", "--strategy", "ring", "--ranks", "2"], 2, &["2048 threads"]);
     refuse(&["--kv-heads", "3"], 3, &["3 heads of keys and values", "8 heads"]);
     refuse(&["--ranks", "2"], 2, &["`none` runs on one rank", "`--strategy`"]);

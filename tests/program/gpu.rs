@@ -22,7 +22,7 @@ fn folder() -> TempDir {
 }
 
 /// Command lines that need a GPU.
-const WITH_GPU: [&[&str]; 6] = [
+const WITH_GPU: [&[&str]; 8] = [
     &["--device", "cuda"],
     &[
         "--device",
@@ -39,7 +39,21 @@ const WITH_GPU: [&[&str]; 6] = [
     &["run", "--device", "cuda", "--strategy", "ring", "--ranks", "2"],
     &["run", "--device", "cuda", "--input", "in.safetensors", "--dtype", "bf16"],
     &["run", "--device", "cuda", "--input", "in.safetensors", "--dtype", "f16", "--mask", "causal+padding"],
+    &[
+        "run",
+        "--device",
+        "cuda",
+        "--input",
+        "in.safetensors",
+        "--dtype",
+        "f16",
+        "--backend",
+        "sage",
+        "--mask",
+        "segments",
+    ],
     &["bench", "--device", "cuda"],
+    &["bench", "--device", "cuda", "--backend", "sage"],
 ];
 
 #[cfg(not(feature = "cuda"))]
@@ -100,13 +114,11 @@ fn what_a_gpu_does_not_do_is_refused_before_it_is_looked_for() {
     };
     for command in ["run", "bench"] {
         refuse(&[command, "--dtype", "f32"], 2, &["16-bit", "--dtype bf16"]);
-        refuse(&[command, "--backend", "sdpa"], 2, &["`sdpa`", "`flash`"]);
+        refuse(&[command, "--backend", "sage", "--dtype", "f32"], 2, &["`sage`", "16-bit", "--dtype bf16"]);
         refuse(&[command, "--threads", "2"], 2, &["`--threads`"]);
         refuse(&[command, "--strategy", "ulysses", "--ranks", "3"], 3, &["3 ranks"]);
     }
     refuse(&["run", "--input", "in.safetensors"], 2, &["16-bit", "--dtype bf16"]);
-    let segments = ["run", "--input", "in.safetensors", "--dtype", "bf16", "--mask", "segments"];
-    refuse(&segments, 3, &["mask `segments`", "none, causal, window, padding"]);
     refuse(&["run", "--input", "absent"], 4, &["cannot read `absent`"]);
     for args in [&["--lse"][..], &["--joint", "front"], &["--scatter", "2"], &["--output", "out.safetensors"]]
     {
@@ -131,7 +143,8 @@ fn a_gpu_agrees_with_itself_and_the_host() {
         let report: serde_json::Value = serde_json::from_str(&said).unwrap();
         for run in report["runs"].as_array().unwrap() {
             assert_eq!(run["device"], "cuda");
-            assert!(run["relative_error_cpu_f32"].as_f64().unwrap() < 5e-3, "{run}");
+            let most = if args.contains(&"sage") { 1e-1 } else { 5e-3 };
+            assert!(run["relative_error_cpu_f32"].as_f64().unwrap() < most, "{run}");
         }
     }
     let args =

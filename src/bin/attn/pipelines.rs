@@ -18,3 +18,11 @@ pub(crate) struct FlashAttention;
     backend = "sdpa",
 )]
 pub(crate) struct SdpaAttention;
+
+/// Attention with the kernel `sage`.
+#[cfg(any(feature = "cuda", all(test, feature = "sim")))]
+#[parallel_attention(
+    strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"],
+    backend = "sage",
+)]
+pub(crate) struct SageAttention;

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use attn::cuda::{FlashForm, FlashSm80, FlashSm90, Half, Launches};
+use attn::cuda::{FlashForm, FlashSm80, FlashSm90, Half, Launches, SageSm80};
 use attn::prelude::*;
 use attn::{AttentionCall, AttentionKernel, BlockMask, CarriedState, CarriesState, KeyValue, Result, Scope};
 
@@ -17,6 +17,10 @@ pub(super) struct OverlappedAttention;
 /// Attention with the kernel for every card since Ampere.
 #[parallel_attention(strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"], backend = FlashSm80)]
 pub(super) struct Sm80Attention;
+
+/// Attention in 8 bits with the kernel for every card since Ampere.
+#[parallel_attention(strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"], backend = SageSm80)]
+pub(super) struct SageSm80Attention;
 
 pub(super) type SimpleFlash = InForm<Simple>;
 pub(super) type OverlappedFlash = InForm<Overlapped>;

@@ -11,20 +11,24 @@ mod times;
 mod tune;
 
 #[cfg(feature = "cuda")]
-use attn::cuda::{Cuda, FlashSm80, Half};
+use attn::Sage;
+#[cfg(feature = "cuda")]
+use attn::cuda::{Cuda, FlashSm80, Half, SageSm80};
 use attn::prelude::*;
 use attn::{CarriesState, DType, Flash, KeyPlacement, Mask, Sdpa, Sharding, Signature, ThreadComm};
 use half::{bf16, f16};
 
 #[cfg(feature = "cuda")]
-use self::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash, Sm80Attention};
+use self::forms::{
+    OverlappedAttention, OverlappedFlash, SageSm80Attention, SimpleAttention, SimpleFlash, Sm80Attention,
+};
 use self::problem::Problem;
 use self::row::{Report, Row};
-#[cfg(feature = "cuda")]
-use crate::cli::Form;
-use crate::cli::{Backend, BenchArgs, DeviceName, TypeName};
+use crate::cli::{Backend, BenchArgs, DeviceName, Form, TypeName};
 use crate::failure::Failure;
 use crate::machine::{self, Machine};
+#[cfg(feature = "cuda")]
+use crate::pipelines::SageAttention;
 use crate::pipelines::{FlashAttention, SdpaAttention};
 use crate::plan::{self, Run};
 use crate::report;
@@ -52,10 +56,15 @@ const SIGNATURE: Signature = Signature {
 /// # Errors
 /// If the arguments do not fit each other, memory cannot be had or the device reports an error.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
-    machine::check(args.device, args.threads)?;
-    if args.form.is_some() && (args.device, args.backend) != (DeviceName::Cuda, Backend::Flash) {
+    machine::check(args.device, args.backend, args.threads)?;
+    let has_form = match args.backend {
+        Backend::Flash => true,
+        Backend::Sage => matches!(args.form, Some(Form::Auto | Form::Sm80)),
+        Backend::Sdpa => false,
+    };
+    if args.form.is_some() && !(args.device == DeviceName::Cuda && has_form) {
         return Err(Failure::Usage(String::from(
-            "`--form` is for the GPU's kernel `flash`: say `--device cuda` too, and leave `--backend` out",
+            "`--form` is for the GPU's kernels `flash` and (auto, sm80) `sage`: say `--device cuda` too, and one of these",
         )));
     }
     if args.tune.is_some()
@@ -77,7 +86,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
         (DeviceName::Cuda, Some(TypeName::F32)) if args.backend == Backend::Sdpa => {
             measure::<Cuda, _, _, f32>(&SdpaAttention, &Sdpa, args)
         }
-        (DeviceName::Cuda, _) => Err(machine::no_f32_on_tensor_cores()),
+        (DeviceName::Cuda, _) => Err(machine::no_f32_on_tensor_cores(args.backend)),
     }
 }
 
@@ -91,6 +100,7 @@ where
     match args.backend {
         Backend::Flash => measure::<Cpu, _, _, T>(&FlashAttention, &Flash, args),
         Backend::Sdpa => measure::<Cpu, _, _, T>(&SdpaAttention, &Sdpa, args),
+        Backend::Sage => Err(machine::no_sage_on_the_host()),
     }
 }
 
@@ -99,14 +109,16 @@ fn on_cuda<T: Half>(args: &BenchArgs) -> Result<(), Failure> {
     if let Some(table) = &args.tune {
         return tune::run::<Cuda, T>(args, table);
     }
-    if args.backend == Backend::Sdpa {
-        return measure::<Cuda, _, _, T>(&SdpaAttention, &Sdpa, args);
-    }
-    match args.form.unwrap_or_default() {
-        Form::Auto => measure::<Cuda, _, _, T>(&FlashAttention, &Flash, args),
-        Form::Simple => measure::<Cuda, _, _, T>(&SimpleAttention, &SimpleFlash::default(), args),
-        Form::Overlapped => measure::<Cuda, _, _, T>(&OverlappedAttention, &OverlappedFlash::default(), args),
-        Form::Sm80 => measure::<Cuda, _, _, T>(&Sm80Attention, &FlashSm80, args),
+    match (args.backend, args.form.unwrap_or_default()) {
+        (Backend::Sdpa, _) => measure::<Cuda, _, _, T>(&SdpaAttention, &Sdpa, args),
+        (Backend::Sage, Form::Sm80) => measure::<Cuda, _, _, T>(&SageSm80Attention, &SageSm80, args),
+        (Backend::Sage, _) => measure::<Cuda, _, _, T>(&SageAttention, &Sage, args),
+        (_, Form::Auto) => measure::<Cuda, _, _, T>(&FlashAttention, &Flash, args),
+        (_, Form::Simple) => measure::<Cuda, _, _, T>(&SimpleAttention, &SimpleFlash::default(), args),
+        (_, Form::Overlapped) => {
+            measure::<Cuda, _, _, T>(&OverlappedAttention, &OverlappedFlash::default(), args)
+        }
+        (_, Form::Sm80) => measure::<Cuda, _, _, T>(&Sm80Attention, &FlashSm80, args),
     }
 }
 
@@ -150,11 +162,15 @@ where
 
 #[cfg(all(test, feature = "sim"))]
 mod tests {
-    use attn::cuda::{FlashSm80, Simulated};
+    use attn::Sage;
+    use attn::cuda::{FlashSm80, SageSm80, Simulated};
 
-    use super::forms::{OverlappedAttention, OverlappedFlash, SimpleAttention, SimpleFlash, Sm80Attention};
+    use super::forms::{
+        OverlappedAttention, OverlappedFlash, SageSm80Attention, SimpleAttention, SimpleFlash, Sm80Attention,
+    };
     use super::*;
     use crate::cli::{SharingArgs, Strategy};
+    use crate::pipelines::SageAttention;
 
     /// Of a small problem on a GPU.
     pub(super) fn args() -> BenchArgs {
@@ -191,6 +207,8 @@ mod tests {
             rows::<Simulated, _, _, bf16>(&SimpleAttention, &simple, &runs, &problem),
             rows::<Simulated, _, _, bf16>(&OverlappedAttention, &overlapped, &runs, &problem),
             rows::<Simulated, _, _, bf16>(&Sm80Attention, &FlashSm80, &runs, &problem),
+            rows::<Simulated, _, _, bf16>(&SageAttention, &Sage, &runs, &problem),
+            rows::<Simulated, _, _, bf16>(&SageSm80Attention, &SageSm80, &runs, &problem),
         ] {
             let rows = rows.unwrap();
             assert_eq!(rows.len(), 8);

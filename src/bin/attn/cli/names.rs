@@ -145,6 +145,8 @@ pub(crate) enum Backend {
     Flash,
     /// Row by row, in three passes.
     Sdpa,
+    /// In 8 bits, on a GPU.
+    Sage,
 }
 
 impl Backend {
@@ -152,6 +154,7 @@ impl Backend {
         match self {
             Self::Flash => "flash",
             Self::Sdpa => "sdpa",
+            Self::Sage => "sage",
         }
     }
 }

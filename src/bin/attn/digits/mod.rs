@@ -17,6 +17,7 @@ use safetensors::{Dtype, SafeTensors};
 use self::dit::{CHANNELS, Dit, HEADS, JointAttention, Place, STEPS, TEXT, TOKENS};
 use crate::cli::{Backend, DeviceName, RunArgs, Strategy, TypeName};
 use crate::failure::Failure;
+use crate::machine;
 use crate::output::Output;
 use crate::plan::{self, Run};
 use crate::report::{Comparison, Measured, Report, Row, Timing, bytes};
@@ -40,6 +41,7 @@ const COMPARISONS: [Comparison; 2] = [
 /// # Errors
 /// If an argument makes no sense here, the picture cannot be written, or a drawing is off by more than rounding.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
+    machine::check(args.device, args.backend, args.threads)?;
     only_with_input(args)?;
     let runs = runs(args)?;
     let output = Output::prepare(args.output.as_deref().unwrap_or(Path::new("digits.png")))?;
@@ -47,6 +49,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let samples = match args.backend {
         Backend::Flash => sample_all::<Flash>(&runs, &task, args),
         Backend::Sdpa => sample_all::<Sdpa>(&runs, &task, args),
+        Backend::Sage => Err(machine::no_sage_on_the_host()),
     }?;
     let drawings: Vec<&[f32]> = samples.iter().map(|(sample, _)| sample.as_slice()).collect();
     output.write(|file| picture::write(file, &drawings, task.text.len() / TEXT))?;

@@ -6,7 +6,6 @@ use attn::prelude::*;
 use half::bf16;
 
 use super::ranks;
-use crate::cli::Backend;
 use crate::digits;
 use crate::failure::Failure;
 use crate::machine::{Machine, world};
@@ -28,18 +27,12 @@ pub(super) struct Check {
 
 pub(super) fn checks() -> Vec<Check> {
     let mut checks = vec![Check { name: "bundled model", outcome: digits::check() }];
-    for (name, strategy, backend) in [
-        ("ulysses with flash", "ulysses", Backend::Flash),
-        ("ulysses with sdpa", "ulysses", Backend::Sdpa),
-        ("ring with flash", "ring", Backend::Flash),
-        ("ring with sdpa", "ring", Backend::Sdpa),
-    ] {
-        let outcome = match backend {
-            Backend::Flash => agrees(&FlashAttention, strategy),
-            Backend::Sdpa => agrees(&SdpaAttention, strategy),
-        };
-        checks.push(Check { name, outcome });
-    }
+    checks.extend([
+        Check { name: "ulysses with flash", outcome: agrees(&FlashAttention, "ulysses") },
+        Check { name: "ulysses with sdpa", outcome: agrees(&SdpaAttention, "ulysses") },
+        Check { name: "ring with flash", outcome: agrees(&FlashAttention, "ring") },
+        Check { name: "ring with sdpa", outcome: agrees(&SdpaAttention, "ring") },
+    ]);
     checks.push(Check { name: "ring over tcp", outcome: ranks::agrees_over_tcp() });
     #[cfg(feature = "cuda")]
     if super::gpu::ask().is_some_and(|gpus| gpus.missing().is_none()) {

@@ -51,6 +51,7 @@ pub(super) fn facts() -> Vec<Fact> {
     let features = [
         ("sdpa", cfg!(feature = "sdpa")),
         ("flash", cfg!(feature = "flash")),
+        ("sage", cfg!(feature = "sage")),
         ("cli", cfg!(feature = "cli")),
         ("cuda", cfg!(feature = "cuda")),
         ("sim", cfg!(feature = "sim")),
@@ -58,6 +59,9 @@ pub(super) fn facts() -> Vec<Fact> {
         ("mpi", cfg!(feature = "mpi")),
     ];
     let features: Vec<&str> = features.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
+    let kernels = [(Backend::Flash, true), (Backend::Sdpa, true), (Backend::Sage, cfg!(feature = "cuda"))];
+    let kernels: Vec<&str> =
+        kernels.into_iter().filter(|(_, on)| *on).map(|(kernel, _)| kernel.name()).collect();
     let devices = if cfg!(feature = "cuda") { vec![Cpu::NAME, "cuda"] } else { vec![Cpu::NAME] };
     let communicators =
         [("threads", true), ("tcp", true), ("mpi", cfg!(feature = "mpi")), ("nccl", cfg!(feature = "nccl"))];
@@ -79,7 +83,7 @@ pub(super) fn facts() -> Vec<Fact> {
         Fact::new("memory_bytes", total),
         Fact::new("memory_available_bytes", available),
         Fact::new("strategies", Offered::OFFERED.to_vec()),
-        Fact::new("kernels", [Backend::Flash, Backend::Sdpa].map(Backend::name).to_vec()),
+        Fact::new("kernels", kernels),
         Fact::new("communicators", communicators),
         Fact::new("devices", devices),
         Fact::new("elements", [DType::F32, DType::F16, DType::BF16].map(|dtype| dtype.to_string()).to_vec()),

@@ -14,7 +14,7 @@ use attn::comm::threads::Queues;
 use attn::{DType, Device, Element, Scalar, Tensor, World};
 
 pub(crate) use self::cpu::{model, threads};
-use crate::cli::DeviceName;
+use crate::cli::{Backend, DeviceName};
 use crate::failure::Failure;
 
 /// How long a collective waits for the slowest rank: long, for ranks may share few cores.
@@ -95,12 +95,13 @@ pub(crate) fn world<D: Machine>(queues: Vec<D::Queue>) -> World<Queues<D>> {
     World::<Queues<D>>::on_queues(queues).deadline(DEADLINE)
 }
 
-/// Checks that a device is one of this build's, and that nothing is asked of it that is for the host alone.
+/// Checks that a device is one of this build's, and that nothing is asked of it that is for the other alone.
 ///
 /// # Errors
 /// If not.
-pub(crate) fn check(device: DeviceName, threads: Option<usize>) -> Result<(), Failure> {
+pub(crate) fn check(device: DeviceName, backend: Backend, threads: Option<usize>) -> Result<(), Failure> {
     let refused = match device {
+        DeviceName::Cpu if backend == Backend::Sage => return Err(no_sage_on_the_host()),
         DeviceName::Cpu => return Ok(()),
         DeviceName::Cuda if !cfg!(feature = "cuda") => {
             "this build has no CUDA: build with `--features cuda` (needs nvcc; scripts/install-cuda-toolchain installs one)"
@@ -114,9 +115,17 @@ pub(crate) fn check(device: DeviceName, threads: Option<usize>) -> Result<(), Fa
 }
 
 /// What those get who ask the GPU's tensor cores for f32.
-pub(crate) fn no_f32_on_tensor_cores() -> Failure {
-    Failure::Usage(String::from(
-        "on a GPU `flash` computes on 16-bit elements: say `--dtype bf16` or `--dtype f16` (it accumulates in f32), or \
+pub(crate) fn no_f32_on_tensor_cores(backend: Backend) -> Failure {
+    Failure::Usage(format!(
+        "on a GPU `{}` computes on 16-bit elements: say `--dtype bf16` or `--dtype f16` (it accumulates in f32), or \
          `--backend sdpa`",
+        backend.name()
+    ))
+}
+
+/// What those get who ask the host for attention in 8 bits.
+pub(crate) fn no_sage_on_the_host() -> Failure {
+    Failure::Usage(String::from(
+        "`sage` computes in 8 bits on a GPU: say `--device cuda` too, or `--backend flash` on the host",
     ))
 }

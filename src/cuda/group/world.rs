@@ -89,7 +89,9 @@ pub fn gpus() -> Result<GpuWorld<crate::cuda::CudaQueue>> {
         return Err(Error::Unavailable {
             what: "a GPU for these kernels",
             why: format!("there are {}", names.join(", ")),
-            cure: String::from("they run on compute capability 9.0 (H100, H200)"),
+            cure: String::from(
+                "they run on compute capability 8.0 and later (Ampere, Ada, Hopper, Blackwell)",
+            ),
         });
     }
     GpuWorld::on_queues(queues)

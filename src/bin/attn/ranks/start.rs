@@ -140,7 +140,7 @@ fn gpu_of(local_rank: usize) -> Result<usize, Failure> {
     supported.retain(|device| device.supported);
     match supported.len() {
         0 => Err(Failure::System(String::from(
-            "there is no GPU of compute capability 9.0 (H100, H200) here, which the kernels are for",
+            "there is no GPU of compute capability 8.0 or later here, which the kernels are for",
         ))),
         count => Ok(supported[local_rank % count].ordinal),
     }

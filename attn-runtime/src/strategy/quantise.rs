@@ -116,7 +116,9 @@ impl Plans {
             let kv = [batch, its_kv_heads.len(), keys.own().len(), head_dim];
             plans.key.send(peer, [0, its_kv_heads.start, 0, 0], kv);
             plans.key.receive(peer, [0, 0, its_keys.start, 0], [batch, kv_inside, its_keys.len(), head_dim]);
-            let from = [0, its_kv_heads.start, owned.start - blocks.start.min(owned.start), 0];
+            // A rank without keys may stand in the midst of a block: of that it has nothing.
+            let first = owned.start.saturating_sub(blocks.start).min(blocks.len());
+            let from = [0, its_kv_heads.start, first, 0];
             plans.key_scale.send(peer, from, [batch, its_kv_heads.len(), owned.len(), scales]);
             let to = [batch, kv_inside, its_blocks.len(), scales];
             plans.key_scale.receive(peer, [0, 0, its_blocks.start, 0], to);
@@ -247,3 +249,6 @@ where
         kernel.attend(scope, &inside, value_scale.into_view(), shard.resident_lengths, call)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -242,6 +242,7 @@ fn choice(
         ("name", quote!(&'static str)),
         ("communicator", quote!(&__C)),
         ("sharding", quote!(#private::Sharding)),
+        ("replicated_keys", quote!(bool)),
         ("traffic", quote!(#private::Traffic)),
         ("work", quote!(#private::Work)),
     ];

@@ -129,9 +129,9 @@ pub enum Error {
         takes: attn_plan::MaskKinds,
     },
 
-    /// A strategy of a user's own was given what it does not say that it takes.
+    /// A strategy was given what it does not say that it takes.
     #[error(
-        "the strategy does not take {what}: use one of this crate's, or, if it is yours and handles them, say \
+        "the strategy does not take {what}: use one that does, such as `ulysses`, or, if it is yours and handles them, say \
          `const {constant}: bool = true` in its `ParallelAttentionStrategy`"
     )]
     NotTaken {

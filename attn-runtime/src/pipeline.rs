@@ -28,9 +28,6 @@ pub trait AttentionPipeline<C: Communicator, T: Element>: Sized {
     /// Whether its strategies take joint tokens: those of this crate do.
     const JOINT: bool = true;
 
-    /// Whether its strategies take keys that every rank has: those of this crate do.
-    const REPLICATED_KEYS: bool = true;
-
     /// Opens the `choice`-th of the offered strategies. Collective.
     ///
     /// # Errors
@@ -45,6 +42,9 @@ pub trait AttentionPipeline<C: Communicator, T: Element>: Sized {
 
     /// How the group shares positions and heads.
     fn sharding(&self) -> Sharding;
+
+    /// Whether the strategy that is open takes keys that every rank has.
+    fn replicated_keys(&self) -> bool;
 
     /// What this rank has moved so far.
     fn traffic(&self) -> Traffic;
@@ -98,7 +98,6 @@ where
     const LAYOUT: TensorLayout = S::LAYOUT;
     const MASKS: MaskKinds = S::MASKS;
     const JOINT: bool = S::JOINT;
-    const REPLICATED_KEYS: bool = S::REPLICATED_KEYS;
 
     fn open(_: usize, group: C, spec: &AttentionSpec) -> Result<Self> {
         if let Some(degree) = spec.degree.filter(|degree| S::ENABLED && *degree != group.size()) {
@@ -142,6 +141,11 @@ where
     #[inline]
     fn sharding(&self) -> Sharding {
         self.strategy.sharding()
+    }
+
+    #[inline]
+    fn replicated_keys(&self) -> bool {
+        S::REPLICATED_KEYS
     }
 
     fn traffic(&self) -> Traffic {
@@ -316,6 +320,10 @@ impl<C: Communicator, T: Element> AttentionPipeline<C, T> for Unbuilt {
     }
 
     fn sharding(&self) -> Sharding {
+        match *self {}
+    }
+
+    fn replicated_keys(&self) -> bool {
         match *self {}
     }
 

@@ -163,7 +163,7 @@ impl<A: ParallelAttention<C, T>, C: Communicator, T: Element> Session<A, C, T> {
             layout: A::Pipeline::LAYOUT,
             masks: A::Pipeline::MASKS,
             joint: A::Pipeline::JOINT,
-            replicated_keys: A::Pipeline::REPLICATED_KEYS,
+            replicated_keys: pipeline.replicated_keys(),
             rank: group.rank(),
             ranks: group.size(),
             sharding: pipeline.sharding(),

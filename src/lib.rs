@@ -40,7 +40,7 @@
 //!
 //! | choice | members | where it is made |
 //! |---|---|---|
-//! | strategy | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`, a [type of your own](ParallelAttentionStrategy), a list to choose from at start-up | the attribute |
+//! | strategy | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`, `"ulysses_quantised"` (in 8 bits), a [type of your own](ParallelAttentionStrategy), a list to choose from at start-up | the attribute |
 //! | kernel | `"sdpa"`, `"flash"`, `"sage"` (in 8 bits, on GPUs), a [type of your own](AttentionKernel) | the attribute |
 //! | communicator | threads ([`World::threads`]), processes over TCP ([`World::from_env`]), a [type of your own](Communicator) | what the session is opened on |
 //! | device | [`Cpu`], `cuda::Cuda` | the communicator |
@@ -63,10 +63,12 @@ pub use attn_runtime::{
     HeadError, HeadLayout, HeadRun, HeadSplitError, HybridParallelAttention, JointStrategy, KeyLengths,
     KeyPlacement, KeyValue, KvGroupError, LseMut, Mask, MaskError, MaskKinds, NoParallelAttention, Outputs,
     ParallelAttention, ParallelAttentionContext, ParallelAttentionStrategy, ParallelConfig, Phases, Pipeline,
-    Place, Positions, Result, RingLayout, RingParallelAttention, RmsNorm, Rope, RopePairs, Run, Scalar,
-    Scope, SegmentIds, Segments, SeqSplitError, Sequence, SequenceLayout, Session, Sharding, Signature, Span,
-    Split, TcpComm, Tensor, TensorLayout, ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention,
-    UlyssesParallelAttention, View, ViewMut, Work, World, build_parallel_attention_strategy, portion,
+    Place, Positions, QuantisedAttention, QuantisedShard, QuantisedTensors, Result, RingLayout,
+    RingParallelAttention, RmsNorm, Rope, RopePairs, Run, Scalar, Scope, SegmentIds, Segments, SeqSplitError,
+    Sequence, SequenceLayout, Session, Sharding, Shards, Signature, Span, Split, TcpComm, Tensor,
+    TensorLayout, ThreadComm, Traffic, Transfer, UlyssesAllGatherParallelAttention, UlyssesParallelAttention,
+    UlyssesQuantisedParallelAttention, View, ViewMut, Work, World, build_parallel_attention_strategy,
+    portion,
 };
 pub use attn_runtime::{comm, device, kernel, strategy, tensor};
 

@@ -36,7 +36,7 @@ use registry::Backend;
 ///
 /// | key | values | default |
 /// |---|---|---|
-/// | `strategy` | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`; a list of them, `["none", "ulysses"]`; or the path of a type of your own | required |
+/// | `strategy` | `"none"`, `"ulysses"`, `"ring"`, `"hybrid"`, `"allgather_kv"`, `"ulysses_allgather"`, `"ulysses_quantised"`; a list of them, `["none", "ulysses"]`; or the path of a type of your own | required |
 /// | `scatter`, `gather` | numbers of the head axis and of the sequence axis: (2, 1) is `[batch, seq, heads, head_dim]`, (1, 2) is `[batch, heads, seq, head_dim]`, (2, 0) is `[seq, batch, heads, head_dim]` | 2, 1 |
 /// | `heads`, `kv_heads`, `head_dim` | integers from 1 to 65535; `kv_heads` divides `heads` | the tensors' |
 /// | `degree` | how many ranks share a sequence, from 1 to 65535. Not for `none` | the group's size |
@@ -52,13 +52,18 @@ use registry::Backend;
 ///
 /// # Degrees
 /// `degree` is the product of the other degrees that a strategy has: `ulysses` and `ring` under `hybrid`, `ulysses` and
-/// `allgather` under `ulysses_allgather`. Under `ulysses`, `ring` and `allgather_kv` the one of this name is all of it.
+/// `allgather` under `ulysses_allgather`. Under `ulysses`, `ring` and `allgather_kv` the one of this name is all of it, and
+/// `ulysses` under `ulysses_quantised`.
 /// Ranks that share heads (`ulysses`) divide the query heads, and divide the key and value heads or are a multiple of
 /// them, unless `split = "uneven"`.
 ///
 /// # A list of strategies
 /// Each strategy is compiled, and one of them is chosen when a session is opened. The attribute then also
 /// writes an enum with a variant for each, named after the struct: `JointAttentionPipeline`.
+///
+/// # 8 bits
+/// `ulysses_quantised` is `ulysses` for a kernel that computes in 8 bits, which rounds before the exchange: `backend = "sage"`,
+/// or one of your own that implements `QuantisedAttention`.
 ///
 /// # A strategy of your own
 /// `strategy = my::Strategy` uses the type `my::Strategy<C, SCATTER, GATHER>`: the communicator and the two axis

@@ -24,17 +24,27 @@ pub(crate) struct Strategy {
     pub(crate) degrees: &'static [Key],
     /// The keys that it has beside these and those of every strategy.
     pub(crate) keys: &'static [Key],
+    /// If it needs a kernel that computes in 8 bits: the strategy that does the same for every kernel.
+    pub(crate) at_full_width: Option<&'static str>,
 }
 
 /// Every strategy.
-pub(crate) static STRATEGIES: [Strategy; 6] = [
-    Strategy { name: "none", type_name: "NoParallelAttention", variant: "None", degrees: &[], keys: &[] },
+pub(crate) static STRATEGIES: [Strategy; 7] = [
+    Strategy {
+        name: "none",
+        type_name: "NoParallelAttention",
+        variant: "None",
+        degrees: &[],
+        keys: &[],
+        at_full_width: None,
+    },
     Strategy {
         name: "ulysses",
         type_name: "UlyssesParallelAttention",
         variant: "Ulysses",
         degrees: &[Key::Ulysses],
         keys: &[Key::Degree, Key::Split, Key::UseSync, Key::FuseQkv],
+        at_full_width: None,
     },
     Strategy {
         name: "ring",
@@ -42,6 +52,7 @@ pub(crate) static STRATEGIES: [Strategy; 6] = [
         variant: "Ring",
         degrees: &[Key::Ring],
         keys: &[Key::Degree, Key::Layout, Key::Split, Key::UseSync],
+        at_full_width: None,
     },
     Strategy {
         name: "hybrid",
@@ -49,6 +60,7 @@ pub(crate) static STRATEGIES: [Strategy; 6] = [
         variant: "Hybrid",
         degrees: &[Key::Ulysses, Key::Ring],
         keys: &[Key::Degree, Key::Layout, Key::Split, Key::UseSync, Key::FuseQkv],
+        at_full_width: None,
     },
     Strategy {
         name: "allgather_kv",
@@ -56,6 +68,7 @@ pub(crate) static STRATEGIES: [Strategy; 6] = [
         variant: "AllGatherKv",
         degrees: &[Key::AllGather],
         keys: &[Key::Degree, Key::Split, Key::UseSync],
+        at_full_width: None,
     },
     Strategy {
         name: "ulysses_allgather",
@@ -63,6 +76,15 @@ pub(crate) static STRATEGIES: [Strategy; 6] = [
         variant: "UlyssesAllGather",
         degrees: &[Key::Ulysses, Key::AllGather],
         keys: &[Key::Degree, Key::Split, Key::UseSync, Key::FuseQkv],
+        at_full_width: None,
+    },
+    Strategy {
+        name: "ulysses_quantised",
+        type_name: "UlyssesQuantisedParallelAttention",
+        variant: "UlyssesQuantised",
+        degrees: &[Key::Ulysses],
+        keys: &[Key::Degree, Key::Split, Key::UseSync],
+        at_full_width: Some("ulysses"),
     },
 ];
 
@@ -82,13 +104,15 @@ pub(crate) struct Backend {
     pub(crate) type_name: &'static str,
     /// Whether that feature is on.
     pub(crate) enabled: bool,
+    /// Whether it computes in 8 bits.
+    pub(crate) eight_bits: bool,
 }
 
 /// Every backend.
 pub(crate) static BACKENDS: [Backend; 3] = [
-    Backend { name: "sdpa", type_name: "Sdpa", enabled: cfg!(feature = "sdpa") },
-    Backend { name: "flash", type_name: "Flash", enabled: cfg!(feature = "flash") },
-    Backend { name: "sage", type_name: "Sage", enabled: cfg!(feature = "sage") },
+    Backend { name: "sdpa", type_name: "Sdpa", enabled: cfg!(feature = "sdpa"), eight_bits: false },
+    Backend { name: "flash", type_name: "Flash", enabled: cfg!(feature = "flash"), eight_bits: false },
+    Backend { name: "sage", type_name: "Sage", enabled: cfg!(feature = "sage"), eight_bits: true },
 ];
 
 /// The backend of an attribute that names none.
@@ -250,7 +274,18 @@ mod tests {
                 assert_eq!(strategy.has(key), !strategy.degrees.is_empty(), "{} {key:?}", strategy.name);
             }
             assert_eq!(strategy.has(Key::Layout), strategy.has(Key::Ring), "{}", strategy.name);
-            assert_eq!(strategy.has(Key::FuseQkv), strategy.has(Key::Ulysses), "{}", strategy.name);
+            // What is rounded before it is exchanged goes at once.
+            let may_fuse = strategy.has(Key::Ulysses) && strategy.at_full_width.is_none();
+            assert_eq!(strategy.has(Key::FuseQkv), may_fuse, "{}", strategy.name);
+        }
+    }
+
+    #[test]
+    fn what_needs_8_bits_has_a_backend_and_a_strategy_instead() {
+        for instead in STRATEGIES.iter().filter_map(|strategy| strategy.at_full_width) {
+            let any_kernel = |other: &Strategy| other.name == instead && other.at_full_width.is_none();
+            assert!(STRATEGIES.iter().any(any_kernel), "{instead}");
+            assert!(BACKENDS.iter().any(|backend| backend.eight_bits), "{instead}");
         }
     }
 

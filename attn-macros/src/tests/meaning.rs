@@ -134,6 +134,58 @@ fn layouts_splits_and_flags_belong_to_some_strategies() {
 }
 
 #[test]
+fn what_is_sent_in_8_bits_needs_a_kernel_that_computes_in_them() {
+    let cure = "write `backend = \"sage\"`, or use strategy `ulysses`";
+    let absent = format!(
+        "strategy `ulysses_quantised` needs a kernel that computes in 8 bits, and `backend` is not given: the default, \
+         `flash`, does not: {cure}"
+    );
+    let other = format!(
+        "backend `sdpa` does not compute in 8 bits, which strategy `ulysses_quantised` needs: {cure}"
+    );
+    each_is_one_error([
+        (quote!(strategy = "ulysses_quantised"), &absent),
+        (quote!(strategy = ["none", "ulysses_quantised"]), &absent),
+        (quote!(strategy = "ulysses_quantised", backend = "sdpa"), &other),
+        (quote!(strategy = ["ulysses_quantised", "ring"], backend = "sdpa"), &other),
+        (quote!(strategy = "ulysses_quantised", backend = "sagee"), "unknown backend `sagee`"),
+        (
+            quote!(strategy = "ulysses_quantized", backend = "sage"),
+            "unknown strategy `ulysses_quantized`: did",
+        ),
+        // As under `ulysses`, but that there is but one way to exchange.
+        (
+            quote!(strategy = "ulysses_quantised", backend = "sage", fuse_qkv = true),
+            "strategy `ulysses_quantised` has no key `fuse_qkv`",
+        ),
+        (
+            quote!(strategy = "ulysses_quantised", backend = "sage", layout = "zigzag"),
+            "strategy `ulysses_quantised` has no key `layout`",
+        ),
+        (
+            quote!(strategy = "ulysses_quantised", backend = "sage", ulysses = 2, degree = 4),
+            "under strategy `ulysses_quantised`, `degree` is `ulysses`, and that is 2, not 4",
+        ),
+        (
+            quote!(strategy = "ulysses_quantised", backend = "sage", heads = 6, degree = 4),
+            "strategy `ulysses_quantised` splits the heads, and 6 query heads do not divide among 4 ranks",
+        ),
+    ]);
+    each_is_taken([
+        quote!(
+            strategy = "ulysses_quantised",
+            backend = "sage",
+            ulysses = 2,
+            split = "uneven",
+            use_sync = true
+        ),
+        quote!(strategy = "ulysses_quantised", backend = my::Kernel),
+        quote!(strategy = ["ulysses", "ulysses_quantised"], backend = "sage", fuse_qkv = false, degree = 4),
+        quote!(strategy = my::Strategy, backend = "sdpa"),
+    ]);
+}
+
+#[test]
 fn masks_are_read_as_they_are_everywhere() {
     each_is_one_error([
         (quote!(strategy = "ring", mask = "casual"), "unknown mask `casual`: did you mean `causal`?"),

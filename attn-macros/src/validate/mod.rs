@@ -43,7 +43,7 @@ pub(crate) fn plan(args: &[Arg], backends: &[Backend], errors: &mut Errors) -> O
     let mask = settings.mask();
     let use_sync = settings.read(Key::UseSync, flag);
     let fuse_qkv = settings.read(Key::FuseQkv, flag);
-    let kernel = settings.kernel(backends);
+    let kernel = settings.kernel(backends, offers);
     settings.read(Key::Crate, path);
 
     let spec = Spec {

@@ -42,13 +42,15 @@ struct Parts {
     allgather: bool,
 }
 
-static PARTS: [Parts; 6] = [
+/// Of those put together alike, the first is what degrees ask for.
+static PARTS: [Parts; 7] = [
     Parts { name: "none", ulysses: false, ring: false, allgather: false },
     Parts { name: "ulysses", ulysses: true, ring: false, allgather: false },
     Parts { name: "ring", ulysses: false, ring: true, allgather: false },
     Parts { name: "hybrid", ulysses: true, ring: true, allgather: false },
     Parts { name: "allgather_kv", ulysses: false, ring: false, allgather: true },
     Parts { name: "ulysses_allgather", ulysses: true, ring: false, allgather: true },
+    Parts { name: "ulysses_quantised", ulysses: true, ring: false, allgather: false },
 ];
 
 impl Parts {
@@ -217,7 +219,8 @@ fn both<V: Copy + PartialEq>(
 mod tests {
     use super::*;
 
-    const ALL: [&str; 6] = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"];
+    const ALL: [&str; 7] =
+        ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather", "ulysses_quantised"];
 
     fn config(strategy: Option<&str>, ulysses: Option<usize>, ring: Option<usize>) -> ParallelConfig {
         ParallelConfig {
@@ -271,6 +274,18 @@ mod tests {
             let error = config.choose(&ALL, ranks).unwrap_err().to_string();
             assert!(error.contains(say), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_sent_in_8_bits_is_asked_for_by_name() {
+        assert_eq!(config(Some("ulysses_quantised"), Some(4), None).choose(&ALL, 4), Ok(6));
+        assert_eq!(config(None, Some(4), None).choose(&["ulysses_quantised"], 4), Ok(0));
+        let offered = ["none", "ulysses_quantised"];
+        assert_eq!(config(Some("ulysses_quantised"), None, None).choose(&offered, 4), Ok(1));
+        let error = config(None, Some(4), None).choose(&offered, 4).unwrap_err().to_string();
+        assert!(error.contains("strategy `ulysses` is not offered here"), "{error}");
+        let error = config(Some("ulysses_quantised"), None, Some(4)).choose(&ALL, 4).unwrap_err().to_string();
+        assert!(error.contains("has no ring_degree"), "{error}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ const NAME: &str = "ulysses_quantised";
 /// the kernel would have made of tensors in full width: for that ranks tell each other, before, `8 * head_dim` bytes for each
 /// key head and, where blocks of keys lie on two shards, a few bytes more. The first rank rounds and sends the joint tokens.
 ///
-/// Tensors go in one exchange, whatever `fuse_qkv` says. No rank may attend with parts of several groups of grouped-query
+/// Tensors go in one exchange: there is no `fuse_qkv`. No rank may attend with parts of several groups of grouped-query
 /// attention.
 #[derive(Debug)]
 pub struct UlyssesQuantisedParallelAttention<C, const SCATTER: usize = 2, const GATHER: usize = 1> {

@@ -1,0 +1,6 @@
+use attn::parallel_attention;
+
+#[parallel_attention(strategy = ["none", "ulysses_quantised"])]
+struct Attention;
+
+fn main() {}

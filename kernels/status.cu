@@ -51,9 +51,10 @@ extern "C" const char* attn_status_text(int status) {
 extern "C" size_t attn_abi_sizes(size_t* sizes, size_t room) {
     constexpr size_t own[] = {
         sizeof(AttnTensor),         sizeof(AttnRows),           sizeof(AttnMask),           sizeof(AttnAttention),
-        sizeof(AttnSageTensors),    sizeof(AttnSage),           sizeof(AttnStateCall),      sizeof(AttnCopy),
-        sizeof(AttnEdge),           sizeof(AttnExchangeBox),    sizeof(AttnExchangeReport), sizeof(AttnExchangeGroup),
-        sizeof(AttnExchange),       sizeof(AttnProbeWgmma),     sizeof(AttnProbeTma),       sizeof(AttnProbePeak),
+        sizeof(AttnSageTensors),    sizeof(AttnSage),           sizeof(AttnSageShard),      sizeof(AttnStateCall),
+        sizeof(AttnCopy),           sizeof(AttnEdge),           sizeof(AttnExchangeBox),    sizeof(AttnExchangeReport),
+        sizeof(AttnExchangeGroup),  sizeof(AttnExchange),       sizeof(AttnProbeWgmma),     sizeof(AttnProbeTma),
+        sizeof(AttnProbePeak),
     };
     constexpr size_t count = sizeof(own) / sizeof(own[0]);
     for (size_t i = 0; i < count && i < room; ++i) sizes[i] = own[i];

@@ -14,7 +14,7 @@ struct QueryPlan {
 };
 
 template <class T, int HeadDim>
-ATTN_KERNEL(quantise_threads, 3) quantise_queries(ATTN_GRID_CONSTANT const AttnSage p) {
+ATTN_KERNEL(quantise_threads, 3) quantise_queries(ATTN_GRID_CONSTANT const Shard p) {
     using Plan = QueryPlan<HeadDim>;
     constexpr float log2e = 1.44269504088896340736f;
     const AttnAttention& call = p.attention;
@@ -58,7 +58,7 @@ ATTN_KERNEL(quantise_threads, 3) quantise_queries(ATTN_GRID_CONSTANT const AttnS
                 // The product with a key's scale has to stay above zero: what a mask forbids is -inf times it.
                 constexpr uint32_t least = (127u - 63u) << 23;
                 p.tensors.query_scale[number] = float_of(larger(bits_of(scale * scale_log2), least));
-                p.tensors.query_mean[number] = product * scale_log2;
+                if (p.tensors.query_mean != nullptr) p.tensors.query_mean[number] = product * scale_log2;
             }
         }
         warp_sync();

@@ -3,8 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "attn/abi.h"
-#include "shapes.h"
+#include "shard.h"
 
 namespace attn::sage {
 
@@ -105,9 +104,9 @@ ATTN_DEVICE const uint16_t* row_of(const AttnTensor& tensor, int batch, int row,
            head * tensor.head_stride;
 }
 
-// A token that can be read: one beyond the length is the last. So loads need no branch between them, and many are under
-// way at a time.
-ATTN_DEVICE int readable(int token, int length) { return token < length ? token : length - 1; }
+// A token that can be read: one beyond the length is the last, one before the first is that. So loads need no branch between
+// them, and many are under way at a time.
+ATTN_DEVICE int readable(int token, int length) { return token < 0 ? 0 : token < length ? token : length - 1; }
 
 // One batch row of one head of keys.
 struct KeyHead {
@@ -116,8 +115,6 @@ struct KeyHead {
     ATTN_DEVICE static KeyHead of(const AttnAttention& call, int number) {
         return {number / call.kv_heads, number % call.kv_heads, number};
     }
-    // How many keys count.
-    ATTN_DEVICE int length(const AttnAttention& call) const { return key_length(call.mask, batch, call.seq_k); }
 };
 
 }  // namespace attn::sage

@@ -3,7 +3,8 @@
 // survey: one block of threads for each piece of 256 tokens of each head. A thread has 8 channels of every so manieth
 // token; threads of a warp, and then warps, add up what they have in a fixed order. So the sums do not depend on which
 // runs first.
-// settle: one block for each head adds up the pieces, a thread for each channel and for each of the two.
+// settle: one block for each head adds up the pieces, or what the ranks that share a sequence came to, a thread for each
+// channel and for each of the two.
 // Tokens beyond a key length are not read; values are not read at all if nobody wants them in 8 bits.
 #pragma once
 #include "rounding.h"
@@ -19,16 +20,16 @@ struct Survey {
 };
 
 template <class T, int HeadDim>
-ATTN_KERNEL(quantise_threads, 3) survey(ATTN_GRID_CONSTANT const AttnSage p) {
+ATTN_KERNEL(quantise_threads, 3) survey(ATTN_GRID_CONSTANT const Shard p) {
     using Plan = Survey<HeadDim>;
     const AttnAttention& call = p.attention;
     const int pieces = pieces_of(call.seq_k), piece = block_index() % pieces;
     const KeyHead head = KeyHead::of(call, block_index() / pieces);
-    const int first = piece * piece_keys, length = head.length(call);
+    const int first = piece * piece_keys, length = p.length(head.batch);
     if (first >= length) return;
 
     const int lane = thread_index() % Plan::lanes, row = thread_index() / Plan::lanes;
-    const bool with_values = p.tensors.value != nullptr;
+    const bool with_values = p.with_values;
     float sum[8] = {};
     uint32_t largest[8] = {};
 #pragma unroll 1
@@ -92,22 +93,40 @@ ATTN_KERNEL(quantise_threads, 3) survey(ATTN_GRID_CONSTANT const AttnSage p) {
     store_global_16(p.tensors.partial + static_cast<int64_t>(block_index()) * 2 * HeadDim + 4 * thread_index(), total);
 }
 
+// What is added up: [heads][count][2][head_dim].
+struct Entries {
+    const float* from;
+    int32_t count;
+    // Pieces of this rank's tokens, as many as there are tokens for; else what each rank came to.
+    bool are_pieces;
+    // Whether these are all there are: then they become means and scales, else sums.
+    bool are_all;
+};
+
 template <int HeadDim>
-ATTN_KERNEL(2 * HeadDim, 1) settle(ATTN_GRID_CONSTANT const AttnSage p) {
-    const AttnAttention& call = p.attention;
-    const KeyHead head = KeyHead::of(call, block_index());
-    const int length = head.length(call), pieces = pieces_of(call.seq_k), used = pieces_of(length);
-    const int channel = thread_index() % HeadDim;
-    const int64_t at = static_cast<int64_t>(head.number) * HeadDim + channel;
-    const float* from = p.tensors.partial + static_cast<int64_t>(head.number) * pieces * 2 * HeadDim + thread_index();
+ATTN_KERNEL(2 * HeadDim, 1) settle(ATTN_GRID_CONSTANT const Shard p, ATTN_GRID_CONSTANT const Entries entries) {
+    const KeyHead head = KeyHead::of(p.attention, block_index());
+    const int used = entries.are_pieces ? pieces_of(p.length(head.batch)) : entries.count;
+    const int64_t width = 2 * HeadDim;
+    const float* from = entries.from + head.number * entries.count * width + thread_index();
+    const int64_t at = static_cast<int64_t>(head.number) * HeadDim + thread_index() % HeadDim;
     if (thread_index() < HeadDim) {
         float sum = 0.0f;
-        for (int piece = 0; piece < used; ++piece) sum += from[piece * 2 * HeadDim];
-        p.tensors.key_mean[at] = length > 0 ? sum / static_cast<float>(length) : 0.0f;
-    } else if (p.tensors.value != nullptr) {
+        for (int entry = 0; entry < used; ++entry) sum += from[entry * width];
+        const int length = p.whole_length(head.batch);
+        if (!entries.are_all) {
+            p.sums[head.number * width + thread_index()] = sum;
+        } else {
+            p.tensors.key_mean[at] = length > 0 ? sum / static_cast<float>(length) : 0.0f;
+        }
+    } else if (p.with_values) {
         uint32_t largest = 0;
-        for (int piece = 0; piece < used; ++piece) largest = larger(largest, bits_of(from[piece * 2 * HeadDim]));
-        p.tensors.value_scale[at] = scale_of(largest, most_e4m3);
+        for (int entry = 0; entry < used; ++entry) largest = larger(largest, bits_of(from[entry * width]));
+        if (!entries.are_all) {
+            p.sums[head.number * width + thread_index()] = float_of(largest);
+        } else {
+            p.tensors.value_scale[at] = scale_of(largest, most_e4m3);
+        }
     }
 }
 

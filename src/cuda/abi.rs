@@ -141,6 +141,33 @@ pub struct Sage {
     pub tensors: SageTensors,
 }
 
+/// `ATTN_SHARD_SURVEY` and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(i32)]
+pub enum ShardStep {
+    Survey = 0,
+    Settle = 1,
+    EdgeMaxima = 2,
+    Round = 3,
+    Arrange = 4,
+}
+
+/// `AttnSageShard`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SageShard {
+    pub sage: Sage,
+    pub value_rows: *mut u8,
+    pub sums: *mut f32,
+    pub maxima: *mut f32,
+    pub shards: i32,
+    pub shard: i32,
+    pub joint: i32,
+    pub tokens: i32,
+    pub step: ShardStep,
+    pub reserved: i32,
+}
+
 /// `AttnStateCall`.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
@@ -333,13 +360,14 @@ pub struct ProbePeak {
 }
 
 /// The size of each struct, in the order of `attn_abi_sizes`.
-const SIZES: [usize; 16] = [
+const SIZES: [usize; 17] = [
     size_of::<Tensor>(),
     size_of::<Rows>(),
     size_of::<Mask>(),
     size_of::<Attention>(),
     size_of::<SageTensors>(),
     size_of::<Sage>(),
+    size_of::<SageShard>(),
     size_of::<StateCall>(),
     size_of::<Copy>(),
     size_of::<Edge>(),
@@ -366,6 +394,8 @@ const _: () = {
     assert!(size_of::<Attention>() == 384 && align_of::<Attention>() == 8);
     assert!(offset_of!(SageTensors, query_scale) == 24 && offset_of!(SageTensors, partial) == 64);
     assert!(size_of::<SageTensors>() == 72 && offset_of!(Sage, tensors) == 384 && size_of::<Sage>() == 456);
+    assert!(offset_of!(SageShard, value_rows) == 456 && offset_of!(SageShard, shards) == 480);
+    assert!(offset_of!(SageShard, step) == 496 && size_of::<SageShard>() == 504);
     assert!(offset_of!(StateCall, state_max) == 64 && offset_of!(StateCall, batch) == 160);
     assert!(size_of::<StateCall>() == 184 && align_of::<StateCall>() == 8);
     assert!(offset_of!(Copy, destination) == 8 && offset_of!(Copy, item) == 16);
@@ -401,6 +431,7 @@ macro_rules! for_each_launcher {
             sdpa = attn_sdpa: fn(call: *const Attention, stream: *mut c_void) -> c_int;
             sage_quantise = attn_sage_quantise: fn(call: *const Sage, stream: *mut c_void) -> c_int;
             sage_sm80 = attn_sage_sm80: fn(call: *const Sage, stream: *mut c_void) -> c_int;
+            sage_shard = attn_sage_shard: fn(call: *const SageShard, stream: *mut c_void) -> c_int;
             sage_sm90 = attn_sage_sm90: fn(call: *const Sage, stream: *mut c_void) -> c_int;
             state_begin = attn_state_begin: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
             state_finish = attn_state_finish: fn(call: *const StateCall, stream: *mut c_void) -> c_int;
@@ -490,7 +521,8 @@ mod tests {
     use super::*;
 
     /// The sizes that abi.h has on every 64-bit machine.
-    const OF_HEADER: [usize; 16] = [32, 32, 88, 384, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32];
+    const OF_HEADER: [usize; 17] =
+        [32, 32, 88, 384, 72, 456, 504, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32];
 
     /// What `attn_abi_sizes` does with the sizes of a header.
     ///
@@ -511,7 +543,7 @@ mod tests {
     unsafe extern "C" fn wrong(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
         unsafe {
-            write(&[32, 32, 88, 376, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32], sizes, room)
+            write(&[32, 32, 88, 376, 72, 456, 504, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32], sizes, room)
         }
     }
 
@@ -523,7 +555,11 @@ mod tests {
     unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
         unsafe {
-            write(&[32, 32, 88, 384, 72, 456, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32, 64], sizes, room)
+            write(
+                &[32, 32, 88, 384, 72, 456, 504, 184, 120, 168, 64, 92, 160, 312, 48, 56, 32, 64],
+                sizes,
+                room,
+            )
         }
     }
 
@@ -540,8 +576,8 @@ mod tests {
         assert!(message.contains("376") && message.contains("384"), "{message}");
         assert!(message.contains("one source tree"), "{message}");
         let message = checked(fewer).unwrap_err().to_string();
-        assert!(message.contains("its 15 structs") && message.contains("48, 56], the 16 of"), "{message}");
+        assert!(message.contains("its 16 structs") && message.contains("48, 56], the 17 of"), "{message}");
         let message = checked(more).unwrap_err().to_string();
-        assert!(message.contains("its 17 structs") && message.contains("56, 32] and more"), "{message}");
+        assert!(message.contains("its 18 structs") && message.contains("56, 32] and more"), "{message}");
     }
 }

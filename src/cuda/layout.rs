@@ -123,11 +123,25 @@ pub(crate) fn shape(
     expected: [usize; 4],
     what: &'static str,
 ) -> Result<()> {
-    if found != expected {
-        let expected = format!("{expected:?} ({what}; axes are batch, seq, heads, head_dim)");
-        return Err(Error::Shape { tensor: name, found, expected });
-    }
+    agrees(name, found, expected, what)?;
     not_empty(name, found)
+}
+
+/// That a tensor, possibly an empty one, has the shape which the others ask for.
+///
+/// # Errors
+/// If not.
+pub(crate) fn agrees(
+    name: &'static str,
+    found: [usize; 4],
+    expected: [usize; 4],
+    what: &'static str,
+) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    let expected = format!("{expected:?} ({what}; axes are batch, seq, heads, head_dim)");
+    Err(Error::Shape { tensor: name, found, expected })
 }
 
 /// That no axis of a tensor has length 0.

@@ -12,6 +12,7 @@ pub mod edge;
 pub mod eight_bits;
 pub mod flash;
 pub mod probes;
+pub mod quantised;
 pub mod refusals;
 pub mod rig;
 pub mod sage;
@@ -50,6 +51,19 @@ macro_rules! each_strategy {
                 fn in_f16() {
                     crate::kernels::strategies::$name::<$rig, half::f16>();
                 }
+            })*
+        }
+    };
+}
+
+/// Makes a test of each named function of `quantised`, for a rig.
+macro_rules! each_quantised {
+    ($rig:ty, $element:ty: $($name:ident),* $(,)?) => {
+        mod quantised {
+            use super::*;
+            $(#[test]
+            fn $name() {
+                crate::kernels::quantised::$name::<$rig, $element>();
             })*
         }
     };
@@ -229,6 +243,16 @@ macro_rules! kernel_tests {
             uneven_shares_cover_the_whole,
             edges_are_done_on_the_way,
             segments_and_dense_masks_cross_ranks,
+        }
+        each_quantised! { $rig, half::bf16:
+            ranks_make_what_one_would,
+            key_heads_go_to_several_ranks,
+            padding_is_nobodys,
+            joint_tokens_come_first,
+            uneven_shares_cover_the_whole,
+            masks_cross_ranks,
+            ranks_are_as_near_as_one,
+            half_the_bytes_go,
         }
 
         mod probes {

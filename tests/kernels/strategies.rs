@@ -63,10 +63,24 @@ where
     C: Communicator<Device = DeviceOf<R>>,
     WithFlash: ParallelAttention<C, T>,
 {
+    part_by::<WithFlash, R, T, C>(comm, setup, inputs, edges).map(|(part, _)| part)
+}
+
+/// [`part_with`], by any pipeline; and what this rank has sent to others in each of its two calls.
+pub fn part_by<A, R: Rig, T: Half, C>(
+    comm: C,
+    setup: Setup,
+    inputs: &Inputs<T>,
+    edges: Option<&WholeEdges<T>>,
+) -> attn::Result<((Tensor<T>, Vec<f32>), u64)>
+where
+    C: Communicator<Device = DeviceOf<R>>,
+    A: ParallelAttention<C, T>,
+{
     let Problem { batch, seq_q, seq_k, heads, head_dim, joint, order, mask, keys, .. } = inputs.problem;
     let sharding = setup.sharding;
     let (queue, rank) = (comm.queue()?, comm.rank());
-    let mut session = open::<WithFlash, _, T>(comm, setup)?;
+    let mut session = open::<A, _, T>(comm, setup)?;
     let shard = |tensor: &Tensor<T>, keys: KeyPlacement| match keys {
         KeyPlacement::Replicated => cuda::to_device(&queue, tensor),
         KeyPlacement::Sharded => {
@@ -123,7 +137,7 @@ where
         session.attend_into(&query, &key, &value, &metadata, outputs)?;
     }
     let (out, lse) = (cuda::to_host(&queue, &out)?, cuda::to_host(&queue, &lse)?);
-    Ok((out, lse.as_slice().to_vec()))
+    Ok(((out, lse.as_slice().to_vec()), session.traffic().sent / 2))
 }
 
 fn poisoned<T: Element, R: Rig>(
@@ -134,7 +148,7 @@ fn poisoned<T: Element, R: Rig>(
 }
 
 /// Makes padded keys NaN.
-fn poison_padding<T: Half>(inputs: &mut Inputs<T>) {
+pub fn poison_padding<T: Half>(inputs: &mut Inputs<T>) {
     let Problem { seq_k, kv_heads, head_dim, .. } = inputs.problem;
     let row = kv_heads * head_dim;
     for (b, length) in inputs.key_lengths.iter().flatten().enumerate() {

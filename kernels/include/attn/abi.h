@@ -127,6 +127,42 @@ int attn_sage_sm90(const AttnSage* call, void* stream);
 // For compute capability 8.0 and later. Of `attention` it reads `value`, of the tensors all but `value` and value_scale.
 int attn_sage_sm80(const AttnSage* call, void* stream);
 
+// Tensors in 8 bits of a sequence that ranks share: each rounds its own rows, and the result is that of one which has them
+// all. The first rank's keys are `joint` tokens and its share of `tokens` others, which ranks share in equal stretches, the
+// first ones longer by one where they do not divide.
+enum AttnShardStep {
+    // Reads key and value; writes `sums`, [batch, kv_heads, 2, head_dim]: of the keys, and the values' largest magnitudes.
+    ATTN_SHARD_SURVEY = 0,
+    // Reads `sums` of all ranks, [batch, kv_heads, shards, 2, head_dim]; writes key_mean and value_scale.
+    ATTN_SHARD_SETTLE = 1,
+    // Reads key and key_mean; writes `maxima`, [batch, kv_heads, 2, 4]: the largest magnitudes of keys less their mean, by
+    // scale, in the first and the last block of 128 that the rank has keys of.
+    ATTN_SHARD_EDGE_MAXIMA = 2,
+    // Reads query, key, value, key_mean, value_scale, and `maxima` of all ranks, [batch, kv_heads, shards, 2, 4] (null: no
+    // block lies on two ranks); writes query, query_scale, query_mean unless that is null, key, key_scale of the blocks that
+    // the rank has keys of, and value_rows.
+    ATTN_SHARD_ROUND = 3,
+    // Reads value_rows of the whole sequence (shards = 1); writes `value`.
+    ATTN_SHARD_ARRANGE = 4,
+};
+
+// Key lengths of `attention` are those of the whole sequence. Of `tensors`, what a step does not name is not touched, but
+// `partial`, by the survey.
+typedef struct AttnSageShard {
+    AttnSage sage;
+    // e4m3, [batch, kv_heads, seq_k, head_dim].
+    uint8_t* value_rows;
+    float* sums;
+    float* maxima;
+    int32_t shards, shard, joint, tokens;
+    // enum AttnShardStep.
+    int32_t step;
+    int32_t reserved;
+} AttnSageShard;
+
+// For compute capability 8.9 and later.
+int attn_sage_shard(const AttnSageShard* call, void* stream);
+
 // The carried state of flash: begin marks every row as having attended nothing; finish divides, casts, and writes
 // `out` and, if lse.base is not null, the natural log-sum-exp, state_max * ln(2) + ln(state_sum).
 typedef struct AttnStateCall {
@@ -318,8 +354,8 @@ const char* attn_status_name(int status);
 const char* attn_status_text(int status);
 
 // How many structs are above, and sizeof each in the order of this file (AttnTensor, AttnRows, AttnMask, AttnAttention,
-// AttnSageTensors, AttnSage, AttnStateCall, AttnCopy, AttnEdge, AttnExchangeBox, AttnExchangeReport, AttnExchangeGroup,
-// AttnExchange, AttnProbeWgmma, AttnProbeTma, AttnProbePeak): as many of them as there is room for.
+// AttnSageTensors, AttnSage, AttnSageShard, AttnStateCall, AttnCopy, AttnEdge, AttnExchangeBox, AttnExchangeReport,
+// AttnExchangeGroup, AttnExchange, AttnProbeWgmma, AttnProbeTma, AttnProbePeak): as many of them as there is room for.
 size_t attn_abi_sizes(size_t* sizes, size_t room);
 
 #ifdef ATTN_SIM

@@ -100,39 +100,71 @@ impl Kernel {
         self,
         queue: &D::Queue,
         query: View<'_, T, D>,
+        kv: KeyValue<'_, T, D>,
+        mask: &BlockMask<'_, D>,
+        scale: f32,
+    ) -> Result<abi::Attention> {
+        layout::not_empty("query", query.shape())?;
+        let [batch, _, _, head_dim] = query.shape();
+        let [_, seq_k, kv_heads, _] = kv.key.shape();
+        layout::shape(
+            "key",
+            kv.key.shape(),
+            [batch, seq_k, kv_heads, head_dim],
+            "the query's batch and head_dim",
+        )?;
+        self.share(queue, query, kv, mask, scale)
+    }
+
+    /// The same of a rank's share, which may be empty.
+    pub(super) fn share<D: Launches, T: Element>(
+        self,
+        queue: &D::Queue,
+        query: View<'_, T, D>,
         KeyValue { key, value }: KeyValue<'_, T, D>,
+        mask: &BlockMask<'_, D>,
+        scale: f32,
+    ) -> Result<abi::Attention> {
+        let (info, name) = (self.info, self.info.name);
+        layout::agrees("value", value.shape(), key.shape(), "the key's shape")?;
+        let numbers = self.numbers::<D, T>(queue, query.shape(), key.shape(), mask, scale)?;
+        let tensor = |label, view: View<'_, T, D>| {
+            layout::tensor(name, label, info.rules(), view.base(), view.shape(), view.strides())
+        };
+        let (query, key, value) = (tensor("query", query)?, tensor("key", key)?, tensor("value", value)?);
+        here::<D>(queue, name, &[("query", query.base), ("key", key.base), ("value", value.base)])?;
+        Ok(abi::Attention { query, key, value, ..numbers })
+    }
+
+    /// A call without tensors, its mask a band.
+    pub(super) fn numbers<D: Launches, T: Element>(
+        self,
+        queue: &D::Queue,
+        query: [usize; 4],
+        key: [usize; 4],
         mask: &BlockMask<'_, D>,
         scale: f32,
     ) -> Result<abi::Attention> {
         let (info, name) = (self.info, self.info.name);
         supports::<D>(queue, name, info.needs)?;
         let element = info.element::<T>()?;
-        let [batch, seq_q, heads, head_dim] = query.shape();
-        let [_, seq_k, kv_heads, _] = key.shape();
-        layout::not_empty("query", query.shape())?;
-        let expected = [batch, seq_k, kv_heads, head_dim];
-        layout::shape("key", key.shape(), expected, "the query's batch and head_dim")?;
-        layout::shape("value", value.shape(), key.shape(), "the key's shape")?;
+        let ([batch, seq_q, heads, head_dim], [_, seq_k, kv_heads, _]) = (query, key);
+        layout::agrees("key", key, [batch, seq_k, kv_heads, head_dim], "the query's batch and head_dim")?;
         if !heads.is_multiple_of(kv_heads) {
             let expected = format!("heads that divide the query's {heads}");
-            return Err(Error::Shape { tensor: "key", found: key.shape(), expected });
+            return Err(Error::Shape { tensor: "key", found: key, expected });
         }
         if !info.takes_head_dim(head_dim) {
             let supported = format!("it takes {}; `sdpa` takes any", info.head_dims_text());
             return Err(layout::unsupported(name, format!("head_dim = {head_dim}"), supported));
         }
-        layout::count_rows(name, query.shape())?;
+        layout::count_rows(name, query)?;
         let [seq_q, seq_k] = [layout::length(name, "seq_q", seq_q)?, layout::length(name, "seq_k", seq_k)?];
         let (band_lo, band_hi) = layout::band(mask.band, seq_q, seq_k);
-        let tensor = |label, view: View<'_, T, D>| {
-            layout::tensor(name, label, info.rules(), view.base(), view.shape(), view.strides())
-        };
-        let (query, key, value) = (tensor("query", query)?, tensor("key", key)?, tensor("value", value)?);
-        here::<D>(queue, name, &[("query", query.base), ("key", key.base), ("value", value.base)])?;
         Ok(abi::Attention {
-            query,
-            key,
-            value,
+            query: abi::Tensor::NONE,
+            key: abi::Tensor::NONE,
+            value: abi::Tensor::NONE,
             out: abi::Tensor::NONE,
             state_output: abi::Tensor::NONE,
             lse: abi::Rows::NONE,
@@ -174,6 +206,6 @@ impl Kernel {
 }
 
 /// What masks are to fit: batch, heads, seq_q, seq_k.
-const fn shapes(call: &abi::Attention) -> [usize; 4] {
+pub(super) const fn shapes(call: &abi::Attention) -> [usize; 4] {
     [call.batch as usize, call.heads as usize, call.seq_q as usize, call.seq_k as usize]
 }

@@ -68,8 +68,11 @@ pub(super) fn cross<D: Launches>(
     let mut crossed = banded;
     crossed.key_lengths = match (mask.key_lengths, there.key_lengths) {
         (Some(_), Some(_)) => return Err(twice("key lengths")),
-        (_, Some(lengths)) => resident("key_lengths", Some(lengths), [batch as i32, 1])?,
-        (lengths, None) => upload_lengths(scope, lengths, [batch, seq_k])?,
+        (_, there @ Some(_)) => resident("key_lengths", there, [batch as i32, 1])?,
+        (lengths, None) => {
+            let there = upload_lengths(scope, lengths, [batch, seq_k])?;
+            there.map_or(core::ptr::null(), |there| there.base().as_ptr().cast_const())
+        }
     };
     [crossed.query_segments, crossed.key_segments] = match (mask.segments, there.segments) {
         (Some(_), Some(_)) => return Err(twice("segments")),
@@ -128,19 +131,19 @@ pub(super) fn resident<D>(
     Ok(numbers.base().as_ptr().cast_const())
 }
 
-/// How many of a block's keys count, of each row of the batch; null if all keys do.
-fn upload_lengths<D: Launches>(
-    scope: Scope<'_, D>,
+/// How many of a block's keys count, of each row of the batch, `[batch, 1, 1, 1]`; none if all keys do.
+pub(super) fn upload_lengths<'a, D: Launches>(
+    scope: Scope<'a, D>,
     lengths: Option<KeyLengths<'_>>,
     [batch, seq_k]: [usize; 2],
-) -> Result<*const i32> {
+) -> Result<Option<View<'a, i32, D>>> {
     let Some(lengths) = lengths.filter(|lengths| (0..batch).any(|row| lengths.of(row) < seq_k)) else {
-        return Ok(core::ptr::null());
+        return Ok(None);
     };
     let mut target = scope.take::<i32>([batch, 1, 1, 1])?;
     // The axis is no longer than an `i32` counts: that was checked before.
     upload_chunks(scope, &mut target, 0..batch, |row| lengths.of(row).min(seq_k) as i32)?;
-    Ok(target.base().as_ptr())
+    Ok(Some(target.into_view()))
 }
 
 /// The segments of a block's positions: as they lie where they lie side by side, else gathered.

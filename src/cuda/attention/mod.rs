@@ -5,6 +5,7 @@ mod flash;
 mod kernel;
 mod masks;
 mod sage;
+mod sage_shard;
 mod sdpa;
 mod state;
 pub mod tuning;

@@ -13,10 +13,10 @@ use crate::cuda::element::Half;
 use crate::cuda::launches::{Launches, launch};
 
 /// Keys that have their scales together, and keys of which sums are taken, as kernels/sage/shapes.h has them.
-const BLOCK_KEYS: usize = 128;
-const PIECE_KEYS: usize = 256;
+pub(super) const BLOCK_KEYS: usize = 128;
+pub(super) const PIECE_KEYS: usize = 256;
 /// Scales of a block of keys.
-const KEY_GROUPS: usize = 4;
+pub(super) const KEY_GROUPS: usize = 4;
 
 /// The launch that rounds, in messages.
 const QUANTISE: &str = "sage_quantise";
@@ -45,7 +45,7 @@ const QUANTISE: &str = "sage_quantise";
 pub struct SageSm90;
 
 impl SageSm90 {
-    const fn chosen(self) -> Kernel {
+    pub(super) const fn chosen(self) -> Kernel {
         let launcher = Launcher::Sage { attention: |launchers| launchers.sage_sm90, values: true };
         Kernel { info: &SAGE_SM90, launcher, form: 0 }
     }

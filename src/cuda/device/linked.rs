@@ -7,7 +7,7 @@ use attn_runtime::Result;
 
 use crate::cuda::abi::{
     Attention, Copy, Edge, Exchange, ExchangeGroup, Launchers, ProbePeak, ProbeTma, ProbeWgmma, Sage,
-    StateCall, for_each_launcher,
+    SageShard, StateCall, for_each_launcher,
 };
 
 macro_rules! linked {

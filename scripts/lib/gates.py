@@ -287,8 +287,10 @@ def sage_gates(kernel):
         return warp_gates.SAGE_GATES
     if "::forward<" in kernel.name:
         return [sage_roles, sage_products, sage_order]
-    # All others round tensors, but for one that adds up a few numbers.
-    return [] if "::settle<" in kernel.name else [copy_width]
+    # All others round tensors, but for one that adds up a few numbers, and one that finds a few.
+    if "::settle<" in kernel.name:
+        return []
+    return [load_width] if "::edge_maxima<" in kernel.name else [copy_width]
 
 
 def sage_roles(kernel):
@@ -365,9 +367,18 @@ def peak_products(kernel):
 
 def copy_width(kernel):
     """Sixteen bytes at a time."""
-    for opcode in ("LDG", "STG"):
-        if not any(each.is_(opcode) and ".128" in each.opcode for each in kernel.code.instructions):
-            yield f"no {opcode} of 16 bytes"
+    yield from load_width(kernel)
+    yield from width(kernel, "STG")
+
+
+def load_width(kernel):
+    """Sixteen bytes at a time, where little is written."""
+    yield from width(kernel, "LDG")
+
+
+def width(kernel, opcode):
+    if not any(each.is_(opcode) and ".128" in each.opcode for each in kernel.code.instructions):
+        yield f"no {opcode} of 16 bytes"
 
 
 def copy_registers(kernel):

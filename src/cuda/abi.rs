@@ -549,7 +549,7 @@ mod tests {
 
     unsafe extern "C" fn fewer(sizes: *mut usize, room: usize) -> usize {
         // SAFETY: as above.
-        unsafe { write(&OF_HEADER[..15], sizes, room) }
+        unsafe { write(&OF_HEADER[..16], sizes, room) }
     }
 
     unsafe extern "C" fn more(sizes: *mut usize, room: usize) -> usize {

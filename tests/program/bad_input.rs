@@ -40,6 +40,12 @@ fn refuse(folder: &TempDir, args: &[&str], code: i32, says: &[&str]) {
 fn command_lines_that_are_wrong() {
     let folder = folder();
     refuse(&folder, &["--strategy", "rings"], 2, &["'rings'", "none, ulysses, ring", "'ring'"]);
+    refuse(
+        &folder,
+        &["--strategy", "ulysses_quantised"],
+        2,
+        &["8 bits", "--backend sage", "--strategy ulysses"],
+    );
     refuse(&folder, &["--backend", "flush"], 2, &["flash, sdpa", "'flash'"]);
     refuse(&folder, &["--backend", "sage"], 2, &["`sage`", "--device cuda"]);
     fail(folder.path(), &["--backend", "sage"], 2, &["`sage`", "--device cuda"]);

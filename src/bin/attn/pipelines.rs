@@ -22,7 +22,7 @@ pub(crate) struct SdpaAttention;
 /// Attention with the kernel `sage`.
 #[cfg(any(feature = "cuda", all(test, feature = "sim")))]
 #[parallel_attention(
-    strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather"],
+    strategy = ["none", "ulysses", "ring", "hybrid", "allgather_kv", "ulysses_allgather", "ulysses_quantised"],
     backend = "sage",
 )]
 pub(crate) struct SageAttention;

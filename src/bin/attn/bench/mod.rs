@@ -56,7 +56,7 @@ const SIGNATURE: Signature = Signature {
 /// # Errors
 /// If the arguments do not fit each other, memory cannot be had or the device reports an error.
 pub(crate) fn run(args: &BenchArgs) -> Result<(), Failure> {
-    machine::check(args.device, args.backend, args.threads)?;
+    machine::check(args.device, args.backend, &args.strategy, args.threads)?;
     let has_form = match args.backend {
         Backend::Flash => true,
         Backend::Sage => matches!(args.form, Some(Form::Auto | Form::Sm80)),

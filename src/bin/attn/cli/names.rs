@@ -19,10 +19,12 @@ pub(crate) enum Strategy {
     AllgatherKv,
     /// Ulysses among neighbours, and such groups get each other's keys and values.
     UlyssesAllgather,
+    /// Ulysses for `--backend sage`, which rounds to 8 bits before the exchange.
+    UlyssesQuantised,
 }
 
 impl Strategy {
-    /// Every strategy.
+    /// Every strategy that goes with any kernel.
     pub(crate) const ALL: [Self; 6] =
         [Self::None, Self::Ulysses, Self::Ring, Self::Hybrid, Self::AllgatherKv, Self::UlyssesAllgather];
 
@@ -34,6 +36,7 @@ impl Strategy {
             Self::Hybrid => "hybrid",
             Self::AllgatherKv => "allgather_kv",
             Self::UlyssesAllgather => "ulysses_allgather",
+            Self::UlyssesQuantised => "ulysses_quantised",
         }
     }
 
@@ -41,7 +44,7 @@ impl Strategy {
     pub(crate) const fn degrees(self) -> &'static [Degree] {
         match self {
             Self::None => &[],
-            Self::Ulysses => &[Degree::Ulysses],
+            Self::Ulysses | Self::UlyssesQuantised => &[Degree::Ulysses],
             Self::Ring => &[Degree::Ring],
             Self::Hybrid => &[Degree::Ulysses, Degree::Ring],
             Self::AllgatherKv => &[Degree::Allgather],

@@ -41,7 +41,7 @@ const COMPARISONS: [Comparison; 2] = [
 /// # Errors
 /// If an argument makes no sense here, the picture cannot be written, or a drawing is off by more than rounding.
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
-    machine::check(args.device, args.backend, args.threads)?;
+    machine::check(args.device, args.backend, &args.strategy, args.threads)?;
     only_with_input(args)?;
     let runs = runs(args)?;
     let output = Output::prepare(args.output.as_deref().unwrap_or(Path::new("digits.png")))?;

@@ -14,7 +14,7 @@ use attn::comm::threads::Queues;
 use attn::{DType, Device, Element, Scalar, Tensor, World};
 
 pub(crate) use self::cpu::{model, threads};
-use crate::cli::{Backend, DeviceName};
+use crate::cli::{Backend, DeviceName, Strategy};
 use crate::failure::Failure;
 
 /// How long a collective waits for the slowest rank: long, for ranks may share few cores.
@@ -99,7 +99,19 @@ pub(crate) fn world<D: Machine>(queues: Vec<D::Queue>) -> World<Queues<D>> {
 ///
 /// # Errors
 /// If not.
-pub(crate) fn check(device: DeviceName, backend: Backend, threads: Option<usize>) -> Result<(), Failure> {
+pub(crate) fn check(
+    device: DeviceName,
+    backend: Backend,
+    strategies: &[Strategy],
+    threads: Option<usize>,
+) -> Result<(), Failure> {
+    if backend != Backend::Sage && strategies.contains(&Strategy::UlyssesQuantised) {
+        return Err(Failure::Usage(format!(
+            "strategy `ulysses_quantised` rounds to 8 bits, in which `{}` does not compute: say `--device cuda --backend \
+             sage` too, or `--strategy ulysses`",
+            backend.name()
+        )));
+    }
     let refused = match device {
         DeviceName::Cpu if backend == Backend::Sage => return Err(no_sage_on_the_host()),
         DeviceName::Cpu => return Ok(()),

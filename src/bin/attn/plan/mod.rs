@@ -76,7 +76,7 @@ impl fmt::Display for Run {
 pub(crate) const fn demonstrated(strategy: Strategy) -> &'static [usize] {
     match strategy {
         Strategy::None => &[1],
-        Strategy::Ulysses | Strategy::Ring => &[2, 4],
+        Strategy::Ulysses | Strategy::UlyssesQuantised | Strategy::Ring => &[2, 4],
         Strategy::Hybrid | Strategy::AllgatherKv | Strategy::UlyssesAllgather => &[4],
     }
 }

@@ -115,7 +115,9 @@ ATTN_KERNEL(quantise_threads, 2) quantise_keys(ATTN_GRID_CONSTANT const Shard p)
     const int blocks = p.blocks(), block = p.first_block() + block_index() % blocks;
     const KeyHead head = KeyHead::of(p.attention, block_index() / blocks);
     const int length = p.length(head.batch);
-    if (block * block_keys - p.first >= length) return;
+    // A block that began on the rank before is this one's in part, however many keys count here: with none there is no
+    // last one to read in the place of those beyond.
+    if (length == 0 || block * block_keys - p.first >= length) return;
 
     KeyBlock<T, HeadDim> keys;
     keys.load(p, head, block, length);

@@ -68,8 +68,10 @@ pub(crate) fn tensor<T: Element>(
     }
     let mut described = [0_i64; 3];
     for (axis, described) in described.iter_mut().enumerate() {
-        // Nothing steps along an axis of length 1, but the copy engine wants to be told a stride that it could step by.
-        let stride = if shape[axis] > 1 { strides[axis] } else { shape[3] };
+        // Nothing steps along an axis of length 1, or through an empty tensor, but the copy engine wants to be told a
+        // stride that it could step by.
+        let stepped = shape[axis] > 1 && !shape.contains(&0);
+        let stride = if stepped { strides[axis] } else { shape[3] };
         *described = match rules.any_stride {
             // A view's strides count elements of one allocation.
             true => stride as i64,

@@ -119,6 +119,7 @@ law! {
     /// Uneven shares, some of them empty.
     uneven_shares_cover_the_whole:
         Problem::new(2, 167, 4, 64).kv_heads(4).seq_k(131) => [Setup::ulysses(4).uneven()],
+        Problem::new(2, 2, 4, 64) => [Setup::ulysses(4).uneven()],
         Problem::new(1, 2, 4, 64).joint(1, JointStrategy::Front) => [Setup::ulysses(4).uneven()];
     /// Segments and dense masks.
     masks_cross_ranks:

@@ -29,6 +29,11 @@ const QUANTISE: &str = "sage_quantise";
 /// larger than the others, or have an offset, are what such attention commonly suffers from: the offset is taken out here
 /// before rounding, exactly.
 ///
+/// A weight of less than 2^-18 of its row's largest becomes 0, though the log-sum-exp still counts it: where one key stands
+/// 12.5 and more (natural) above all others, what those would add together is lost. The products, times the softmax scale,
+/// are to stay below 2^20, and that scale above 2^-50: beyond, results are coarser and then wrong. `flash` has none of
+/// these bounds.
+///
 /// `head_dim` 64 or 128; bf16 or f16; a softmax scale above 0; any lengths and masks; rows of `head_dim` elements dense,
 /// bases and strides multiples of 16 bytes. What does not fit is refused with an error before anything is queued. The
 /// log-sum-exp and a carried state are those of the products themselves: a state may go from hop to hop, and from this

@@ -114,6 +114,7 @@ impl Kernel {
         let query @ [batch, queries, heads, head_dim] = out.shape();
         let [_, kv_heads, keys, _] = tensors.key.shape();
         let blocks = keys.div_ceil(BLOCK_KEYS);
+        layout::not_empty("key", tensors.key.shape())?;
         check([batch, heads, kv_heads, head_dim], [queries, keys, blocks], tensors)?;
         layout::shape(
             "value_scale",

@@ -29,10 +29,11 @@ const QUANTISE: &str = "sage_quantise";
 /// larger than the others, or have an offset, are what such attention commonly suffers from: the offset is taken out here
 /// before rounding, exactly.
 ///
-/// A weight of less than 2^-18 of its row's largest becomes 0, though the log-sum-exp still counts it: where one key stands
-/// 12.5 and more (natural) above all others, what those would add together is lost. The products, times the softmax scale,
-/// are to stay below 2^20, and that scale above 2^-50: beyond, results are coarser and then wrong. `flash` has none of
-/// these bounds.
+/// Where `flash` goes further: a weight of 2^-18 of its row's largest, or less, becomes 0, though the log-sum-exp counts it,
+/// so where one key's product stands 12.5 above all others', what those would add together is lost. Products, times the
+/// softmax scale, are to stay below 2^20: the largest weight leaves the range of e4m3 some way beyond. Elements below 2^-50
+/// count as 0; and a query whose largest element times the softmax scale is below 2^-56 is taken as one of that size,
+/// which tells where keys are larger than some 2^40.
 ///
 /// `head_dim` 64 or 128; bf16 or f16; a softmax scale above 0; any lengths and masks; rows of `head_dim` elements dense,
 /// bases and strides multiples of 16 bytes. What does not fit is refused with an error before anything is queued. The
@@ -65,7 +66,7 @@ impl SageSm90 {
 ///
 /// This is what `Sage` is on all cards but Hopper's, which have a kernel of their own, [`SageSm90`]; what is said there
 /// holds here too, but for this: weights and values are multiplied in the 16 bits that they have, so the result is off by
-/// some 1 % of its size.
+/// some 1 % of its size, far smaller weights count, and large products do no harm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SageSm80;
 
